@@ -1,0 +1,157 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// What a client can do wrong while it uploads. None of it counts against an
+// Oz upstream.
+var (
+	errTooLarge      = errors.New("capsule larger than max_capsule")
+	errUploadTimeout = errors.New("capsule not uploaded within upload_timeout")
+	errClientGone    = errors.New("client left")
+)
+
+// errDetached is what the transport reads from a capsule that is no longer
+// its own.
+var errDetached = errors.New("capsule detached")
+
+// capsule is a client's body on its way to Oz. The transport's write loop may
+// still be reading it after RoundTrip has returned (an early answer, the probe
+// past Content-Length), so whoever touches the request next has to detach it
+// first; the lock is for that.
+type capsule struct {
+	body   io.Reader
+	length int64 // as declared; -1 is unknown
+	limit  int64
+	gone   <-chan struct{} // closed when the client has left
+	rc     *http.ResponseController
+	onDone func() // called once, with the last byte
+
+	mu       sync.Mutex
+	idle     *sync.Cond // signalled when no read is under way
+	reading  bool
+	detached bool
+	read     int64
+	done     bool // the last byte was read
+	fault    error
+}
+
+func newCapsule(w http.ResponseWriter, r *http.Request, limit int64) *capsule {
+	c := &capsule{
+		body:   r.Body,
+		length: r.ContentLength,
+		limit:  limit,
+		gone:   r.Context().Done(),
+		rc:     http.NewResponseController(w),
+	}
+	c.idle = sync.NewCond(&c.mu)
+	return c
+}
+
+// Read implements io.Reader for the transport.
+func (c *capsule) Read(p []byte) (int, error) {
+	if err := c.begin(); err != nil {
+		return 0, err
+	}
+	n, err := c.body.Read(p)
+	return c.end(n, err)
+}
+
+func (c *capsule) begin() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.detached:
+		return errDetached
+	case c.fault != nil:
+		return c.fault
+	}
+	c.reading = true
+	return nil
+}
+
+func (c *capsule) end(n int, err error) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reading = false
+	c.idle.Broadcast()
+
+	c.read += int64(n)
+	if c.read > c.limit {
+		c.fault = errTooLarge
+		return 0, c.fault
+	}
+	if err == io.EOF && c.length >= 0 && c.read < c.length {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && err != io.EOF {
+		if c.detached {
+			return n, errDetached // the deadline that detach set
+		}
+		c.fault = c.blame(err)
+		return n, c.fault
+	}
+	if !c.done && (err == io.EOF || c.read == c.length) {
+		c.done = true
+		if c.onDone != nil {
+			c.onDone()
+		}
+	}
+	return n, err
+}
+
+// blame tells a client that left from one whose body makes no sense.
+func (c *capsule) blame(err error) error {
+	select {
+	case <-c.gone:
+		return errClientGone
+	default:
+	}
+	var netErr *net.OpError
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) ||
+		(errors.As(err, &netErr) && !netErr.Timeout()) {
+		return errClientGone
+	}
+	return err
+}
+
+// Close implements io.Closer. The body is the server's to close.
+func (c *capsule) Close() error { return nil }
+
+// detach takes the capsule back from the transport: a read under way is ended
+// by a read deadline in the past and waited for, and later ones fail.
+func (c *capsule) detach() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.detached = true
+	if !c.reading {
+		return
+	}
+	_ = c.rc.SetReadDeadline(time.Unix(1, 0))
+	for c.reading {
+		c.idle.Wait()
+	}
+}
+
+// state is what is known of the upload at this moment: whether it is whole,
+// whether a read waits for the client, how much came and what the client did
+// wrong.
+func (c *capsule) state() (s uploadState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return uploadState{done: c.done, waiting: c.reading, read: c.read, fault: c.fault}
+}
+
+type uploadState struct {
+	done    bool
+	waiting bool
+	read    int64
+	fault   error
+}

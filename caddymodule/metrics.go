@@ -1,0 +1,97 @@
+package caddymodule
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+)
+
+// metrics are the collectors of all oz_instant handlers of the process. There
+// is one set: Caddy makes a new registry for every config that it loads, and
+// counts that started at zero with each reload would be worth little. Labels
+// come from closed sets.
+type metrics struct {
+	decisions    *prometheus.CounterVec
+	refusals     *prometheus.CounterVec
+	duration     *prometheus.HistogramVec
+	capsuleBytes prometheus.Histogram
+	inFlight     prometheus.Gauge
+}
+
+var sharedMetrics = newMetrics()
+
+func newMetrics() *metrics {
+	const namespace, subsystem = "caddy", "oz_instant"
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "decisions_total",
+			Help: "Capsules judged, by decision and reason.",
+		}, []string{"decision", "reason"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "refusals_total",
+			Help: "Requests on the matched path that were refused without a decision, by problem.",
+		}, []string{"problem"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "duration_seconds",
+			Help:    "Time from the first look at a capsule to its decision: upload is the client's part, oz is Oz's, total is both.",
+			Buckets: []float64{.05, .1, .25, .5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120},
+		}, []string{"phase"}),
+		capsuleBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "capsule_bytes",
+			Help:    "Size of the capsules that were judged.",
+			Buckets: prometheus.ExponentialBuckets(64<<10, 2, 11), // 64 KiB to 64 MiB
+		}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "in_flight",
+			Help: "Capsules on their way to Oz or waiting for its answer.",
+		}),
+	}
+	m.zero()
+	return m
+}
+
+// zero makes every series exist from the start, so that rates and alerts do
+// not miss the first event.
+func (m *metrics) zero() {
+	for _, row := range oz.Outcomes() {
+		m.decisions.WithLabelValues(string(row.Decision), string(row.Reason))
+	}
+	for _, kind := range refusalKinds {
+		m.refusals.WithLabelValues(kind)
+	}
+	for _, phase := range [...]string{"upload", "oz", "total"} {
+		m.duration.WithLabelValues(phase)
+	}
+}
+
+// register adds the collectors to a config's registry. Several handlers of
+// one config share it.
+func (m *metrics) register(registry prometheus.Registerer) error {
+	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight} {
+		var already prometheus.AlreadyRegisteredError
+		if err := registry.Register(c); err != nil && !errors.As(err, &already) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *metrics) started() (done func()) {
+	m.inFlight.Inc()
+	return m.inFlight.Dec
+}
+
+func (m *metrics) decided(o outcome, total time.Duration) {
+	m.decisions.WithLabelValues(string(o.verdict.Decision), string(o.verdict.Reason)).Inc()
+	m.duration.WithLabelValues("upload").Observe(o.uploadTime.Seconds())
+	m.duration.WithLabelValues("oz").Observe(o.ozTime.Seconds())
+	m.duration.WithLabelValues("total").Observe(total.Seconds())
+	m.capsuleBytes.Observe(float64(o.capsuleBytes))
+}
+
+func (m *metrics) refused(kind string) {
+	m.refusals.WithLabelValues(kind).Inc()
+}

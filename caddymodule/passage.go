@@ -1,0 +1,142 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+)
+
+// passage is what this module knows of one request. It lives in the request's
+// variables, so that reserved names are stripped once, however many oz_instant
+// blocks a site has: the second one would otherwise strip the first one's
+// decision, or judge a folder as if it were a capsule.
+type passage struct {
+	judged bool
+	facts  facts
+}
+
+// String keeps {http.vars.oz_instant} from printing the fields.
+func (p *passage) String() string { return "" }
+
+// passageVar is in the table of request variables, which no client can set.
+const passageVar = "oz_instant"
+
+// enter is the first thing that happens to a request in scope.
+func enter(r *http.Request) *passage {
+	if p, ok := caddyhttp.GetVar(r.Context(), passageVar).(*passage); ok {
+		return p
+	}
+	p := new(passage)
+	stripReserved(r)
+	caddyhttp.SetVar(r.Context(), passageVar, p)
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(p.placeholder)
+	}
+	return p
+}
+
+// settle makes o the decision of this request.
+func (p *passage) settle(o outcome) {
+	p.judged = true
+	p.facts = newFacts(o)
+}
+
+const placeholderPrefix = "http.oz_instant."
+
+// placeholder implements caddy.ReplacerFunc. On a request that was not judged
+// all placeholders are known and empty.
+func (p *passage) placeholder(key string) (any, bool) {
+	name, ours := strings.CutPrefix(key, placeholderPrefix)
+	if !ours {
+		return nil, false
+	}
+	f := &p.facts
+	switch name {
+	case "decision":
+		return f.decision, true
+	case "reason":
+		return f.reason, true
+	case "folder_id":
+		return f.folderID, true
+	case "event_session_id":
+		return f.eventSessionID, true
+	case "error_code":
+		return f.errorCode, true
+	case "quality":
+		return f.quality, true
+	case "biometry":
+		return f.biometry, true
+	case "capsule_bytes":
+		return f.capsuleBytes, true
+	case "oz_ms":
+		return f.ozMS, true
+	}
+	return nil, false
+}
+
+// facts are the words about a decision that headers, placeholders, the log
+// line and the access log share. Each is empty or passes headerValue.
+type facts struct {
+	decision         string
+	reason           string
+	folderID         string
+	eventSessionID   string
+	resolutionStatus string
+	systemResolution string
+	quality          string
+	biometry         string
+	errorCode        string
+	capsuleBytes     string
+	ozMS             string
+}
+
+func newFacts(o outcome) facts {
+	v := o.verdict
+	f := facts{
+		decision:     string(v.Decision),
+		reason:       string(v.Reason),
+		capsuleBytes: strconv.FormatInt(o.capsuleBytes, 10),
+		ozMS:         strconv.FormatInt(o.ozTime.Milliseconds(), 10),
+	}
+	if v.Error != nil {
+		f.errorCode = headerValue(strconv.Itoa(v.Error.Code))
+	}
+	if v.Folder == nil {
+		return f
+	}
+	f.folderID = headerValue(v.Folder.ID)
+	f.eventSessionID = headerValue(v.Folder.EventSessionID)
+	if !reachesApp(v.Decision) {
+		return f // a folder about somebody else: its words are not this request's
+	}
+	f.resolutionStatus = headerValue(v.Folder.ResolutionStatus)
+	f.systemResolution = headerValue(v.Folder.SystemResolution)
+	f.quality = headerValue(v.Folder.AnalysisStatus(oz.Quality))
+	f.biometry = headerValue(v.Folder.AnalysisStatus(oz.Biometry))
+	return f
+}
+
+// setHeader writes the facts for the app. Reserved names were stripped, so
+// that what is not set here is absent.
+func (f *facts) setHeader(h http.Header) {
+	for _, field := range [...]struct{ name, value string }{
+		{headerDecision, f.decision},
+		{headerReason, f.reason},
+		{headerFolderID, f.folderID},
+		{headerEventSessionID, f.eventSessionID},
+		{headerResolutionStatus, f.resolutionStatus},
+		{headerSystemResolution, f.systemResolution},
+		{headerQuality, f.quality},
+		{headerBiometry, f.biometry},
+		{headerErrorCode, f.errorCode},
+	} {
+		if field.value != "" {
+			h[field.name] = []string{field.value}
+		}
+	}
+}
