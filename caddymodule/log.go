@@ -63,12 +63,10 @@ func (f *facts) logFields() []zap.Field {
 		{"error_code", f.errorCode},
 		{"quality", f.quality},
 		{"biometry", f.biometry},
-		{"capsule_bytes", f.capsuleBytes},
-		{"oz_ms", f.ozMS},
 	} {
 		if field.value != "" {
 			fields = append(fields, zap.String(field.name, field.value))
 		}
 	}
-	return fields
+	return append(fields, zap.Int64("capsule_bytes", f.capsuleBytes), zap.Int64("oz_ms", f.ozMS))
 }

@@ -72,15 +72,23 @@ func (p *passage) placeholder(key string) (any, bool) {
 	case "biometry":
 		return f.biometry, true
 	case "capsule_bytes":
-		return f.capsuleBytes, true
+		return p.number(f.capsuleBytes), true
 	case "oz_ms":
-		return f.ozMS, true
+		return p.number(f.ozMS), true
 	}
 	return nil, false
 }
 
+// number keeps a zero apart from nothing: without a decision there is none.
+func (p *passage) number(n int64) any {
+	if !p.judged {
+		return ""
+	}
+	return n
+}
+
 // facts are the words about a decision that headers, placeholders, the log
-// line and the access log share. Each is empty or passes headerValue.
+// line and the access log share. Each word is empty or passes headerValue.
 type facts struct {
 	decision         string
 	reason           string
@@ -91,8 +99,8 @@ type facts struct {
 	quality          string
 	biometry         string
 	errorCode        string
-	capsuleBytes     string
-	ozMS             string
+	capsuleBytes     int64
+	ozMS             int64
 }
 
 func newFacts(o outcome) facts {
@@ -100,8 +108,8 @@ func newFacts(o outcome) facts {
 	f := facts{
 		decision:     string(v.Decision),
 		reason:       string(v.Reason),
-		capsuleBytes: strconv.FormatInt(o.capsuleBytes, 10),
-		ozMS:         strconv.FormatInt(o.ozTime.Milliseconds(), 10),
+		capsuleBytes: o.capsuleBytes,
+		ozMS:         o.ozTime.Milliseconds(),
 	}
 	if v.Error != nil {
 		f.errorCode = headerValue(strconv.Itoa(v.Error.Code))

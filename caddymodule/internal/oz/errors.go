@@ -1,0 +1,57 @@
+package oz
+
+// Codes of Oz's error objects. With a capsule, 3, 4 and 5 have a meaning of
+// their own, which is the one that counts here. What none of the names covers
+// may still come: no code is more than a number to be passed on.
+const (
+	CodeUnknown          = 0  // unknown error on Oz's side
+	CodeNotAllowed       = 1  // method not supported
+	CodeNotRealized      = 2  // documented, but not implemented
+	CodeMissingPayload   = 3  // the container has no payload (elsewhere: a required field is missing)
+	CodeNoMedia          = 4  // the container has no media (elsewhere: a bad value)
+	CodeDamaged          = 5  // the container is damaged (elsewhere: a value of the wrong type)
+	CodeAuthNotProvided  = 6  // no access token
+	CodeAuthInvalid      = 7  // unknown access token
+	CodeAuthExpired      = 8  // expired access token
+	CodeAuthForbidden    = 9  // not for this user
+	CodeNotExist         = 10 // no such resource
+	CodeExternalService  = 11 // a service that Oz depends on failed
+	CodeDatabase         = 12 // not documented; believed to be a critical database error
+	CodeNoContainer      = 13 // no container in the request
+	CodeInvalidContainer = 14 // decryption, signature, hash or session token: the reason is only in Oz's own log
+)
+
+// Error is Oz's error object, or the error that an analysis ended with.
+type Error struct {
+	Code    int    // error_code
+	Message string // error_message; its wording differs between versions of Oz
+}
+
+// ReadError reads an error object as strictly as ReadFolder does a folder. It
+// is one only with an error_code that is an integer.
+func ReadError(doc []byte) (Error, bool) {
+	var code *int
+	var message string
+	err := readObject(doc, func(s strict, name string) error {
+		switch name {
+		case "error_code":
+			return s.integer(&code)
+		case "error_message":
+			return s.text(&message)
+		}
+		return s.skip()
+	})
+	if err != nil || code == nil {
+		return Error{}, false
+	}
+	return Error{Code: *code, Message: message}, true
+}
+
+// Container reports whether it is the capsule that Oz complains about.
+func (e Error) Container() bool {
+	switch e.Code {
+	case CodeMissingPayload, CodeNoMedia, CodeDamaged, CodeNoContainer, CodeInvalidContainer:
+		return true
+	}
+	return false
+}
