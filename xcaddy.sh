@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Builds Caddy with oz_instant, or runs it in front of a stand-in for Oz Instant.
+#
+#   ./xcaddy.sh [build]   builds ./caddy and checks it
+#   ./xcaddy.sh run       builds, starts sandbox, demo app and Caddy with Caddyfile.example; Ctrl-C ends all of it
+#
+# Needs Go and bash (3.2 will do). The Caddy version is the one that go.mod names: what is built is what was tested.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+module=github.com/oz-instant/caddy-oz-instant
+
+# Caddyfile.example reads the same variables and has the same defaults.
+export SITE=${SITE:-http://localhost:8080}
+export OZ_URL=${OZ_URL:-http://127.0.0.1:9000}
+export APP_URL=${APP_URL:-http://127.0.0.1:3000}
+export CADDY_ADMIN=${CADDY_ADMIN:-localhost:2019}
+
+say() { printf '\n==> %s\n' "$*"; }
+die() {
+	printf '\nxcaddy.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+tmp=$(mktemp -d)
+jobs=() # process groups that `run` has started
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+clean_up() {
+	trap '' HUP INT TERM USR1
+	if [ ${#jobs[@]} -gt 0 ]; then
+		kill -TERM "${jobs[@]/#/-}" 2>/dev/null || true
+		# Who does not end within ten seconds is killed.
+		(sleep 10 && kill -KILL "${jobs[@]/#/-}") >/dev/null 2>&1 &
+		wait "${jobs[@]}" 2>/dev/null || true
+		kill -KILL -$! 2>/dev/null || true
+	fi
+	rm -rf "$tmp"
+}
+
+check_go() {
+	local wanted have
+	command -v go >/dev/null || die 'Go was not found. Install it from https://go.dev/dl/ and try again.'
+	wanted=$(sed -n 's/^go //p' go.mod)
+	# GOVERSION is the toolchain that go.mod made Go fetch, where it may; asking fails where it may not.
+	have=$(go env GOVERSION 2>/dev/null) || have=$(cd / && GOTOOLCHAIN=local go env GOVERSION)
+	have=${have#go}
+	[ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ] ||
+		die "Go $wanted or newer is needed, this is Go $have. Install a newer one from https://go.dev/dl/."
+}
+
+build() {
+	local version
+	check_go
+	version=$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)
+	say "building ./caddy: Caddy $version with oz_instant (minutes the first time, seconds later)"
+
+	# This folder stands in for the module, yet Go first asks the module proxy which versions of it there are. Where the path
+	# is not published, a proxy that answers "forbidden" instead of "not found" ends the build. So an empty proxy goes first
+	# and knows no version of our two paths. All else comes from the usual proxies, with its checksums verified.
+	mkdir -p "$tmp/proxy/$module/@v" "$tmp/proxy/$module/caddymodule/@v"
+	: >"$tmp/proxy/$module/@v/list"
+	: >"$tmp/proxy/$module/caddymodule/@v/list"
+	GOPROXY="file://$tmp/proxy,$(go env GOPROXY)" go tool xcaddy build "$version" --output ./caddy \
+		--with "$module/caddymodule" --replace "$module=." >"$tmp/log" 2>&1 ||
+		die "the build failed: $(cat "$tmp/log")"
+
+	./caddy list-modules | grep -qx http.handlers.oz_instant || die './caddy came out without http.handlers.oz_instant.'
+	./caddy validate --config Caddyfile.example >"$tmp/log" 2>&1 ||
+		die "Caddyfile.example is not valid: $(cat "$tmp/log")"
+	say "./caddy is ready: $(./caddy version)"
+}
+
+# port prints the port of an address, or 80 or 443 where it has none.
+port() {
+	case $1 in
+	*:*[0-9]) printf '%s' "${1##*:}" ;;
+	https://*) printf 443 ;;
+	*) printf 80 ;;
+	esac
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$(port "$1")") 2>/dev/null; }
+
+must_be_free() {
+	! answers "$1" || die "port $(port "$1") is in use. End what uses it, or choose another with $2, such as $2=${1%:*}:$3."
+}
+
+# start runs a program in a process group of its own. When it ends by itself, all ends.
+start() {
+	local name=$1
+	shift
+	{
+		"$@" </dev/null || true
+		printf '\nxcaddy.sh: %s has ended; its last lines stand above.\n' "$name" >&2
+		kill -USR1 $$
+	} &
+	jobs+=($!)
+}
+
+wait_for() {
+	local tries=0
+	until answers "$1"; do
+		tries=$((tries + 1))
+		[ $tries -lt 150 ] || die "$2 did not answer on port $(port "$1") within 30 seconds."
+		sleep 0.2
+	done
+}
+
+run() {
+	case $OZ_URL,$APP_URL in
+	http://127.0.0.1:*,http://127.0.0.1:*) ;;
+	*) die "run plays with a sandbox on this machine. For your own Oz and app: ./caddy run --config Caddyfile.example" ;;
+	esac
+	build
+	go build -o "$tmp/ozsandbox" ./integration/cmd/ozsandbox
+	must_be_free "$SITE" SITE 8081
+	must_be_free "$OZ_URL" OZ_URL 9001
+	must_be_free "$APP_URL" APP_URL 3001
+	must_be_free "$CADDY_ADMIN" CADDY_ADMIN 2020
+
+	trap 'exit 1' USR1
+	set -m # process groups, so that nothing is left of a job when it is ended
+	start 'the sandbox' "$tmp/ozsandbox" run -oz "${OZ_URL#http://}" -app "${APP_URL#http://}"
+	start Caddy ./caddy run --config Caddyfile.example
+	wait_for "$OZ_URL" 'the sandbox'
+	wait_for "$APP_URL" 'the demo app'
+	wait_for "$SITE" Caddy
+	try_next
+	wait
+}
+
+try_next() {
+	local oz=
+	[ "$OZ_URL" = http://127.0.0.1:9000 ] || oz=" -oz $OZ_URL"
+	say "running; Ctrl-C ends it. Open $SITE in a browser, or try in a second terminal:"
+	cat <<-END
+
+		go run ./integration/cmd/ozsandbox capsule$oz -outcome SUCCESS -o capsule.bin
+		curl -sS -H 'Content-Type: application/octet-stream' --data-binary @capsule.bin $SITE/verify
+
+	END
+}
+
+case ${1:-build} in
+build) build ;;
+run) run ;;
+*) die "there is no command $1; there are build and run." ;;
+esac
