@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// running is ozsandbox run in this process.
+type running struct{ oz, app string }
+
+var address = regexp.MustCompile(`http://[0-9.:]+`)
+
+// startRun runs it on free ports until the test ends, and makes sure that it then stops.
+func startRun(t *testing.T, args ...string) running {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	out, stdout := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := dispatch(ctx, append([]string{"run", "-oz", "127.0.0.1:0", "-app", "127.0.0.1:0", "-quiet"}, args...), stdout, io.Discard)
+		stdout.CloseWithError(io.EOF)
+		ended <- err
+	}()
+	lines := bufio.NewScanner(out)
+	next := func() string {
+		if !lines.Scan() {
+			t.Fatalf("it ended: %v", <-ended)
+		}
+		return address.FindString(lines.Text())
+	}
+	r := running{oz: next(), app: next()}
+	go io.Copy(io.Discard, out)
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("stopped with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("does not stop")
+		}
+	})
+	return r
+}
+
+func post(t *testing.T, url string, body []byte) (int, string) {
+	t.Helper()
+	resp, err := http.Post(url, "application/octet-stream", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(answer)
+}
+
+// makeCapsule runs ozsandbox capsule.
+func makeCapsule(t *testing.T, r running, args ...string) []byte {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "capsule.bin")
+	var stdout bytes.Buffer
+	args = append([]string{"capsule", "-oz", r.oz, "-size", "10KiB", "-o", file}, args...)
+	if err := dispatch(t.Context(), args, &stdout, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(stdout.String(), "curl -i --data-binary @"+file) || strings.Contains(stdout.String(), "eyJ") {
+		t.Errorf("%s", &stdout)
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func TestCapsulesForARunningSandbox(t *testing.T) {
+	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "8KiB")
+	for _, outcome := range sandbox.Outcomes() {
+		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "-outcome", outcome, "-meta", "transaction_id=t-1"))
+		if status != 201 || !strings.Contains(answer, `"system_resolution": "`+outcome+`"`) || !strings.Contains(answer, `"transaction_id": "t-1"`) {
+			t.Errorf("%s: %d %.200s", outcome, status, answer)
+		}
+	}
+	for damage, code := range sandbox.Damages() {
+		if damage == sandbox.DamageExpired {
+			continue // no running sandbox gives expired tokens
+		}
+		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "-damage", string(damage)))
+		var e struct {
+			Code int `json:"error_code"`
+		}
+		if err := json.Unmarshal([]byte(answer), &e); err != nil || status != 400 || e.Code != code {
+			t.Errorf("%s: %d %s %v", damage, status, answer, err)
+		}
+	}
+}
+
+func TestCapsuleToStandardOutput(t *testing.T) {
+	var stdout bytes.Buffer
+	err := dispatch(t.Context(), []string{"capsule", "-token", "t", "-size", "1k", "-o", "-"}, &stdout, io.Discard)
+	if err != nil || !strings.HasPrefix(stdout.String(), "OZSANDB1") || stdout.Len() < 1024 {
+		t.Errorf("%v, %d bytes", err, stdout.Len())
+	}
+}
+
+func TestDemoApp(t *testing.T) {
+	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "0")
+	for outcome, want := range map[string]string{"SUCCESS": `"SUCCESS"`, "DECLINED": `"DECLINED"`, "damaged": `"error_code": 5`, "empty": `"error_code": 13`} {
+		resp, err := http.Get(r.app + "/demo/capsule?outcome=" + outcome)
+		if err != nil {
+			t.Fatal(err)
+		}
+		capsule, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%s: %d %v", outcome, resp.StatusCode, err)
+		}
+		if _, answer := post(t, r.oz+sandbox.FoldersPath, capsule); !strings.Contains(answer, want) {
+			t.Errorf("%s: %.200s", outcome, answer)
+		}
+		// Straight to the app, past the gateway: nothing was decided.
+		if status, answer := post(t, r.app+"/verify", capsule); status != 401 || !strings.Contains(answer, "not decided") {
+			t.Errorf("%s: %d %s", outcome, status, answer)
+		}
+	}
+	resp, err := http.Get(r.app + "/demo/capsule?outcome=MAYBE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != 400 {
+		t.Errorf("unknown outcome: %d", resp.StatusCode)
+	}
+}
+
+func TestFlagsReachTheSandbox(t *testing.T) {
+	r := startRun(t, "-analysis-time", "0s", "-fault", "status:503,retry-after=9@token*1", "-single-use=false", "-base-path", "/oz", "-access-token", "secret")
+	r.oz = strings.TrimSuffix(r.oz, "/") + "/oz"
+	ask := func() (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", r.oz+sandbox.TokenPath, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Forensic-Access-Token", "secret")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode, resp.Header.Get("Retry-After")
+	}
+	if status, after := ask(); status != 503 || after != "9" {
+		t.Errorf("fault: %d %s", status, after)
+	}
+	if status, _ := ask(); status != 200 {
+		t.Errorf("after it: %d", status)
+	}
+	c := makeCapsule(t, r, "-access-token", "secret")
+	if status, answer := post(t, r.oz+sandbox.FoldersPath, c); status != 401 {
+		t.Errorf("without the access token: %d %s", status, answer)
+	}
+}
+
+// A sandbox takes the word of capsules that anybody can forge.
+func TestRefusesAddressesThatOthersCanReach(t *testing.T) {
+	for addr, local := range map[string]bool{
+		"127.0.0.1:9000": true, "127.9.9.9:1": true, "[::1]:9000": true, "localhost:9000": true,
+		":9000": false, "0.0.0.0:9000": false, "[::]:9000": false, "192.168.1.5:9000": false, "example.com:80": false, "localhost.example.com:1": false, "9000": false,
+	} {
+		if got := loopback(addr); got != local {
+			t.Errorf("%s: %t", addr, got)
+		}
+	}
+	for _, args := range [][]string{{"run", "-oz", "0.0.0.0:0"}, {"-app", ":0"}} {
+		if err := dispatch(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "-allow-remote") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := dispatch(ctx, []string{"-oz", "0.0.0.0:0", "-app", "", "-allow-remote", "-quiet"}, io.Discard, io.Discard); err != nil && ctx.Err() == nil {
+		t.Errorf("with -allow-remote: %v", err)
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for want, args := range map[string][]string{
+		"no command":             {"serve"},
+		"what is":                {"run", "extra"},
+		"no such kind":           {"run", "-fault", "no-such"},
+		"usage":                  {"run", "-no-such-flag"},
+		"overflow":               {"run", "-overflow", "drop", "-oz", "127.0.0.1:0"},
+		"keys":                   {"run", "-keys", t.TempDir(), "-oz", "127.0.0.1:0"},
+		"address already in use": {"run", "-oz", taken.Addr().String(), "-app", ""},
+		"no expired tokens":      {"capsule", "-damage", "expired"},
+		"unknown outcome":        {"capsule", "-token", "t", "-outcome", "MAYBE"},
+		"unknown damage":         {"capsule", "-token", "t", "-damage", "other"},
+		"session token":          {"capsule", "-oz", "http://" + taken.Addr().String() + "x"},
+	} {
+		if err := dispatch(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+	for _, args := range [][]string{{"-h"}, {"run", "-h"}, {"capsule", "-h"}} {
+		var stderr bytes.Buffer
+		if err := dispatch(t.Context(), args, io.Discard, &stderr); err != nil || !strings.Contains(stderr.String(), "-oz") {
+			t.Errorf("%v: %v %s", args, err, &stderr)
+		}
+	}
+}
+
+func TestFaultsAreListed(t *testing.T) {
+	var stdout bytes.Buffer
+	if err := dispatch(t.Context(), []string{"faults"}, &stdout, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range sandbox.Kinds() {
+		if !strings.Contains(stdout.String(), "  "+k.Usage+" ") {
+			t.Errorf("%s is not listed", k.Usage)
+		}
+	}
+}

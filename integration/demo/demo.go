@@ -1,0 +1,212 @@
+// Package demo is the app that already exists: a page with a button, and an endpoint that decides by reading a header. It
+// stands for whatever runs behind the gateway, knows nothing of Oz and handles no capsule.
+//
+//	GET  /                a page that gets a capsule, posts it and shows what the app received
+//	POST /verify          answers JSON that repeats what the app received
+//	POST /demo/capsule    makes the capsule that the vendor's SDK would make in the browser (GET does, too)
+package demo
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strings"
+)
+
+// DefaultSessionTokenPath is where the page asks the gateway for a session token.
+const DefaultSessionTokenPath = "/session_token"
+
+// maxBody is as much as a gateway that leaves the best shot in will deliver.
+const maxBody = 64 << 20
+
+// Options for New. The zero value is an app without a maker of capsules.
+type Options struct {
+	// Capsules makes a capsule in place of the vendor's SDK. The session token is what the page got from the gateway; empty
+	// when the gateway gives none. Nil: /demo/capsule answers 404, as it would in a real app.
+	Capsules func(ctx context.Context, outcome, sessionToken string) ([]byte, error)
+
+	// SessionTokenPath is the gateway's session_token path. The page asks there first and does without if nothing answers.
+	// Default: DefaultSessionTokenPath.
+	SessionTokenPath string
+}
+
+// New returns the app.
+func New(o Options) http.Handler {
+	if o.SessionTokenPath == "" {
+		o.SessionTokenPath = DefaultSessionTokenPath
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", page(o))
+	mux.HandleFunc("POST /verify", verify)
+	if o.Capsules != nil {
+		mux.HandleFunc("/demo/capsule", o.capsule)
+	}
+	return mux
+}
+
+//go:embed page.html
+var pageHTML string
+
+// page serves the page. Its policy lets it run its own script and style and talk to its own origin, and nothing else.
+func page(o Options) http.Handler {
+	text := strings.Replace(pageHTML, "SESSION_TOKEN_PATH", html.EscapeString(o.SessionTokenPath), 1)
+	policy := fmt.Sprintf("default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "+
+		"frame-ancestors 'none'; script-src '%s'; style-src '%s'", hashOf(text, "script"), hashOf(text, "style"))
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", policy)
+		io.WriteString(w, text)
+	})
+}
+
+// hashOf is the policy's name for the one script or style of the page.
+func hashOf(page, tag string) string {
+	_, after, _ := strings.Cut(page, "<"+tag+">")
+	content, _, _ := strings.Cut(after, "</"+tag+">")
+	sum := sha256.Sum256([]byte(content))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// received is what the app was sent, as it tells the page.
+type received struct {
+	YouSent       string            `json:"you_sent"`
+	Verdict       string            `json:"verdict"`
+	OzHeaders     map[string]string `json:"oz_headers"`
+	ContentType   string            `json:"content_type"`
+	ContentLength int64             `json:"content_length"`
+	Body          any               `json:"body"`
+}
+
+// verify is all that an app has to do: read one header. Everything else here is for show.
+func verify(w http.ResponseWriter, r *http.Request) {
+	status, verdict := decide(r.Header)
+	out := received{
+		YouSent: r.Method + " " + r.URL.Path, Verdict: verdict, OzHeaders: ozHeaders(r.Header),
+		ContentType: r.Header.Get("Content-Type"), ContentLength: r.ContentLength,
+	}
+	if status != http.StatusUnauthorized { // an undecided body may be anything: not read
+		body, err := readBody(r)
+		if err != nil {
+			status, out.Verdict = http.StatusBadRequest, "body unreadable"
+		}
+		out.Body = body
+	}
+	writeJSON(w, status, out)
+}
+
+func decide(h http.Header) (status int, verdict string) {
+	switch decisions := h.Values("X-Oz-Decision"); {
+	case len(decisions) != 1:
+		return http.StatusUnauthorized, "not decided: this request did not come through oz_instant"
+	case decisions[0] == "SUCCESS":
+		return http.StatusOK, "welcome"
+	default:
+		return http.StatusForbidden, "no entry"
+	}
+}
+
+// ozHeaders are the headers of the gateway, and any spelling that some app might take for one.
+func ozHeaders(h http.Header) map[string]string {
+	out := map[string]string{}
+	for name, values := range h {
+		folded := strings.Map(func(c rune) rune {
+			if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' {
+				return c
+			}
+			return '-'
+		}, strings.ToLower(name))
+		if strings.HasPrefix(folded, "x-oz-") {
+			out[name] = strings.Join(values, ", ")
+		}
+	}
+	return out
+}
+
+// readBody returns the folder, or the names and sizes of the parts when the best shot came beside it.
+func readBody(r *http.Request) (any, error) {
+	body := http.MaxBytesReader(nil, r.Body, maxBody)
+	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && kind == "multipart/form-data" {
+		return readParts(multipart.NewReader(body, params["boundary"]))
+	}
+	content, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	return jsonOrText(content), nil
+}
+
+func readParts(parts *multipart.Reader) (map[string]any, error) {
+	out := map[string]any{}
+	for {
+		part, err := parts.NextPart()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		content, err := io.ReadAll(part)
+		if err != nil {
+			return out, err
+		}
+		if part.Header.Get("Content-Type") == "application/json" {
+			out[part.FormName()] = jsonOrText(content)
+		} else {
+			out[part.FormName()] = fmt.Sprintf("%s, %d bytes", part.Header.Get("Content-Type"), len(content))
+		}
+	}
+}
+
+func jsonOrText(content []byte) any {
+	if json.Valid(content) {
+		return json.RawMessage(content)
+	}
+	return string(content)
+}
+
+// capsule does what the SDK does in real life.
+func (o Options) capsule(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	ask := struct {
+		Outcome      string `json:"outcome"`
+		SessionToken string `json:"session_token"`
+	}{Outcome: r.URL.Query().Get("outcome")}
+	switch r.Method {
+	case http.MethodGet:
+	case http.MethodPost:
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&ask); err != nil {
+			http.Error(w, "want JSON with outcome and session_token", http.StatusBadRequest)
+			return
+		}
+	default:
+		w.Header().Set("Allow", "GET, POST")
+		http.Error(w, "GET or POST", http.StatusMethodNotAllowed)
+		return
+	}
+	capsule, err := o.Capsules(r.Context(), ask.Outcome, ask.SessionToken)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(capsule)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	enc.Encode(v) // the client may have left
+}

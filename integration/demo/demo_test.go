@@ -1,0 +1,165 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"mime/multipart"
+	"net/http"
+	"net/http/httptest"
+	"net/textproto"
+	"strings"
+	"testing"
+)
+
+func serve(h http.Handler, method, path, body string, header http.Header) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if header != nil {
+		r.Header = header
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestVerifyDecidesByTheHeader(t *testing.T) {
+	app := New(Options{})
+	for name, c := range map[string]struct {
+		decisions []string
+		status    int
+	}{
+		"success":           {[]string{"SUCCESS"}, 200},
+		"declined":          {[]string{"DECLINED"}, 403},
+		"failed":            {[]string{"FAILED"}, 403},
+		"operator":          {[]string{"OPERATOR_REQUIRED"}, 403},
+		"unknown word":      {[]string{"success"}, 403},
+		"undecided":         {nil, 401},
+		"two contradictory": {[]string{"DECLINED", "SUCCESS"}, 401},
+	} {
+		w := serve(app, "POST", "/verify", "{}", http.Header{"X-Oz-Decision": c.decisions})
+		if w.Code != c.status {
+			t.Errorf("%s: %d, want %d", name, w.Code, c.status)
+		}
+	}
+	if w := serve(app, "POST", "/verify", "{}", http.Header{"X_oz_decision": {"SUCCESS"}}); w.Code != 401 {
+		t.Errorf("another spelling: %d", w.Code)
+	}
+}
+
+func TestVerifyShowsWhatItReceived(t *testing.T) {
+	const folder = `{"folder_id":"f-1","note":"<&>"}`
+	w := serve(New(Options{}), "POST", "/verify?x=1", folder, http.Header{
+		"X-Oz-Decision": {"SUCCESS"}, "X-Oz-Folder-Id": {"f-1"}, "X_oz_forged": {"1", "2"}, "Cookie": {"secret=1"},
+		"Content-Type": {"application/json"},
+	})
+	var got struct {
+		YouSent       string            `json:"you_sent"`
+		OzHeaders     map[string]string `json:"oz_headers"`
+		ContentType   string            `json:"content_type"`
+		ContentLength int               `json:"content_length"`
+		Body          map[string]string
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.YouSent != "POST /verify" || got.ContentType != "application/json" || got.ContentLength != len(folder) || got.Body["note"] != "<&>" {
+		t.Errorf("%+v", got)
+	}
+	if len(got.OzHeaders) != 3 || got.OzHeaders["X-Oz-Folder-Id"] != "f-1" || got.OzHeaders["X_oz_forged"] != "1, 2" {
+		t.Errorf("%v", got.OzHeaders)
+	}
+	if strings.Contains(w.Body.String(), "secret") || !strings.Contains(w.Body.String(), "<&>") {
+		t.Errorf("%s", w.Body)
+	}
+}
+
+func TestVerifyDoesNotReadWhatWasNotDecided(t *testing.T) {
+	r := httptest.NewRequest("POST", "/verify", unreadable{t})
+	w := httptest.NewRecorder()
+	New(Options{}).ServeHTTP(w, r)
+	if w.Code != 401 || !strings.Contains(w.Body.String(), "not decided") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body is read")
+	return 0, errors.New("unreadable")
+}
+
+func TestVerifyOtherBodies(t *testing.T) {
+	app := New(Options{})
+	decided := func(kind string) http.Header {
+		return http.Header{"X-Oz-Decision": {"SUCCESS"}, "Content-Type": {kind}}
+	}
+	if w := serve(app, "POST", "/verify", "no JSON", decided("text/plain")); w.Code != 200 || !strings.Contains(w.Body.String(), `"body": "no JSON"`) {
+		t.Errorf("text: %d %s", w.Code, w.Body)
+	}
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	for name, part := range map[string][2]string{"folder": {"application/json", `{"folder_id":"f-1"}`}, "best_shot": {"image/jpeg", "\xff\xd8"}} {
+		w, err := form.CreatePart(textproto.MIMEHeader{"Content-Disposition": {`form-data; name="` + name + `"`}, "Content-Type": {part[0]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte(part[1]))
+	}
+	form.Close()
+	w := serve(app, "POST", "/verify", body.String(), decided(form.FormDataContentType()))
+	if w.Code != 200 || !strings.Contains(w.Body.String(), `"best_shot": "image/jpeg, 2 bytes"`) || !strings.Contains(w.Body.String(), `"folder_id": "f-1"`) {
+		t.Errorf("parts: %d %s", w.Code, w.Body)
+	}
+	if w := serve(app, "POST", "/verify", body.String()[:body.Len()-20], decided(form.FormDataContentType())); w.Code != 400 {
+		t.Errorf("cut parts: %d", w.Code)
+	}
+}
+
+func TestPage(t *testing.T) {
+	w := serve(New(Options{SessionTokenPath: `/a"b`}), "GET", "/", "", nil)
+	page, policy := w.Body.String(), w.Header().Get("Content-Security-Policy")
+	if w.Code != 200 || !strings.Contains(page, `data-session-token="/a&#34;b"`) || !strings.Contains(policy, "connect-src 'self'") {
+		t.Errorf("%d %s", w.Code, policy)
+	}
+	for _, outside := range []string{"http://", "https://", "src=", "@import"} {
+		if strings.Contains(page, outside) {
+			t.Errorf("the page refers to %s", outside)
+		}
+	}
+	if w := serve(New(Options{}), "GET", "/other", "", nil); w.Code != 404 {
+		t.Errorf("other paths: %d", w.Code)
+	}
+}
+
+func TestCapsule(t *testing.T) {
+	app := New(Options{Capsules: func(_ context.Context, outcome, token string) ([]byte, error) {
+		if outcome == "" {
+			return nil, errors.New("which outcome?")
+		}
+		return []byte(outcome + "+" + token), nil
+	}})
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/demo/capsule?outcome=SUCCESS", "", 200, "SUCCESS+"},
+		{"POST", "/demo/capsule", `{"outcome":"FAILED","session_token":"t"}`, 200, "FAILED+t"},
+		{"GET", "/demo/capsule", "", 400, "which outcome?\n"},
+		{"POST", "/demo/capsule", "outcome=SUCCESS", 400, "want JSON with outcome and session_token\n"},
+		{"PUT", "/demo/capsule", "", 405, "GET or POST\n"},
+	} {
+		w := serve(app, c.method, c.path, c.body, nil)
+		if w.Code != c.status || w.Body.String() != c.want {
+			t.Errorf("%s %s: %d %q", c.method, c.path, w.Code, w.Body)
+		}
+		if kind := w.Header().Get("Content-Type"); c.status == 200 && kind != "application/octet-stream" {
+			t.Errorf("%s %s: %s", c.method, c.path, kind)
+		}
+	}
+	if w := serve(New(Options{}), "GET", "/demo/capsule?outcome=SUCCESS", "", nil); w.Code != 404 {
+		t.Errorf("without a maker: %d", w.Code)
+	}
+}

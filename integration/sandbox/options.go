@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// Paths the sandbox serves, to be put after Options.BasePath.
+const (
+	TokenPath   = "/api/authorize/session_token"
+	FoldersPath = "/api/instant/folders/"
+	VersionPath = "/api/version"
+
+	// ElsewherePath is where redirects of the fault "status:302" point. Whoever follows gets a folder that says SUCCESS,
+	// so that following is noticed.
+	ElsewherePath = "/elsewhere"
+)
+
+// Values for Options.Overflow.
+const (
+	OverflowQueue  = "queue"
+	OverflowRefuse = "503"
+)
+
+// Options are the switches. The zero value is the documented behaviour, or the most likely one where documents are silent.
+type Options struct {
+	// KeysDir is a folder like API_KEYS_DIR of the real one: jwt.key (a P-384 private key, PKCS#8 PEM) and jwt.pub (its
+	// public half, PEM), which session tokens are signed with. Empty: a fresh key pair. Read once, by New.
+	KeysDir string
+
+	// TokenLife is how long a session token is good for. Default: 900 s.
+	TokenLife time.Duration
+
+	// Clock is what session tokens and time stamps go by; tests turn it. Default: time.Now.
+	Clock func() time.Time
+
+	// ReuseTokens forgets which session tokens were used. Default: a second capsule with the same token is refused with
+	// code 14. The real one promises that a token "prevents replay" and does not say how.
+	ReuseTokens bool
+
+	// AcceptAny takes every body that is not a sandbox capsule for a good one, with outcome SUCCESS: for load generators
+	// that can only send noise. Default: noise is refused with code 14.
+	AcceptAny bool
+
+	// AccessToken, when set, must come in X-Forensic-Access-Token with every call: 401 with code 6 without it, with code 7
+	// when it is another one. Default: not asked for.
+	AccessToken string
+
+	// AllowedHosts, when set, are the Host names (without port) that are served, as with APP_ALLOWED_HOSTS: any other gets
+	// 400 and a HTML page. Default: every Host.
+	AllowedHosts []string
+
+	// BasePath stands before every path, as when {{host}} has a path. Default: none.
+	BasePath string
+
+	// StrictSlash serves only the guide's spelling of paths: folders/ with a slash at the end, the others without.
+	// Default: both spellings.
+	StrictSlash bool
+
+	// LegacyMessages answers codes 13 and 14 with the texts of the oldest documents, which tell causes apart.
+	// Default: always "Invalid request data".
+	LegacyMessages bool
+
+	// NoEcho leaves the app's own metadata out of the folder's meta_data; event_session_id stays. Default: echoed.
+	NoEcho bool
+
+	// BestShotSize is the length of image_b64 in characters. The image is padded to it and stays a JPEG that decodes.
+	// Default (0): as small as a face of 240 x 320 is, about 10 KB.
+	BestShotSize int64
+
+	// AnalysisTime is how long an analysis takes, counted from the last byte of the capsule. It runs its time even when the
+	// client has left. Default: none; the real one takes about 3 s.
+	AnalysisTime time.Duration
+
+	// Parallel is how many capsules are served at once. A capsule counts from its header to its answer, so a slow upload
+	// holds its place. Default (0): no limit; the real one does 2 or 3.
+	Parallel int
+
+	// Overflow says what happens to capsules beyond Parallel: OverflowQueue (the default) lets them wait, first come first
+	// served, unread; OverflowRefuse answers 503 with Retry-After: 1 at once.
+	Overflow string
+
+	// SlotAfterUpload counts a capsule against Parallel only once it is in whole, as when a proxy that buffers stands before
+	// the real one. Default: from its header on.
+	SlotAfterUpload bool
+
+	// MaxCapsule refuses larger bodies with 413 as a web server in front would: by Content-Length before reading, otherwise
+	// as soon as they pass it. Default (0): no limit.
+	MaxCapsule int64
+
+	// KeepReceipts is how many requests Received and Requests remember; older ones are forgotten. Default (0): 10,000.
+	// Set by New.
+	KeepReceipts int
+
+	// Fault makes things go wrong. Default: nothing does.
+	Fault Fault
+
+	// Logger gets a line for each request. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// withDefaults fills in what New and SetOptions promise, and says what cannot be meant.
+func (o Options) withDefaults() (Options, error) {
+	if o.TokenLife == 0 {
+		o.TokenLife = 900 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Overflow == "" {
+		o.Overflow = OverflowQueue
+	}
+	if o.KeepReceipts == 0 {
+		o.KeepReceipts = 10_000
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.BasePath = strings.TrimSuffix(o.BasePath, "/")
+
+	switch {
+	case o.Overflow != OverflowQueue && o.Overflow != OverflowRefuse:
+		return o, fmt.Errorf("overflow is %q: want %q or %q", o.Overflow, OverflowQueue, OverflowRefuse)
+	case o.BasePath != "" && !strings.HasPrefix(o.BasePath, "/"):
+		return o, fmt.Errorf("base path %q does not begin with a slash", o.BasePath)
+	case o.TokenLife < 0, o.AnalysisTime < 0, o.BestShotSize < 0, o.Parallel < 0, o.MaxCapsule < 0, o.KeepReceipts < 0:
+		return o, fmt.Errorf("sizes, counts and durations must not be negative")
+	}
+	f, err := o.Fault.withDefaults()
+	if err != nil {
+		return o, err
+	}
+	o.Fault = f
+	return o, nil
+}
