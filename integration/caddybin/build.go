@@ -1,0 +1,99 @@
+// Package caddybin builds the Caddy binaries that black-box tests and load tests run.
+//
+// The source of such a binary is one file of imports, which exists only for the compiler: nothing under integration/ imports
+// the module under test, and nothing is written to the tree.
+package caddybin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// source is what xcaddy writes for this module.
+const source = `package main
+
+import (
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	_ "github.com/oz-instant/caddy-oz-instant/caddymodule"
+)
+
+func main() { caddycmd.Main() }
+`
+
+// tags are xcaddy's: without them come three databases that only a certificate authority uses.
+const tags = "nobadger,nomysql,nopgx"
+
+// Root returns the top folder of the Go module that the working directory is in.
+func Root() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for go.mod: %w", err)
+	}
+	file := strings.TrimSpace(string(out))
+	if file == "" || file == os.DevNull {
+		return "", errors.New("looking for go.mod: not inside a Go module")
+	}
+	return filepath.Dir(file), nil
+}
+
+// Build compiles the module and the standard modules into one Caddy and writes it to out. With race, the binary reports
+// data races on its standard error and ends with status 66 after one.
+func Build(ctx context.Context, out string, race bool) error {
+	root, err := Root()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "caddybin")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	target, overlay, err := writeOverlay(dir, root)
+	if err != nil {
+		return err
+	}
+	// Version control is left out of it: a stamp is of no use here, and asking for one fails in a checkout that belongs to
+	// another user.
+	args := []string{"build", "-buildvcs=false", "-tags", tags, "-overlay", overlay, "-o", out}
+	if race {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, target)...)
+	cmd.Dir = root
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building Caddy with the module: %w\n%s", err, bytes.TrimSpace(text))
+	}
+	return nil
+}
+
+// writeOverlay puts the source into dir, tells the compiler to see it in a folder below root that does not exist, and
+// returns that folder's import path and the overlay's file. It has to be below root for root's go.mod to apply.
+func writeOverlay(dir, root string) (target, overlay string, err error) {
+	mainFile := filepath.Join(dir, "main.go")
+	overlay = filepath.Join(dir, "overlay.json")
+	const folder = "integration/caddybin/overlay"
+
+	text, err := json.Marshal(map[string]map[string]string{
+		"Replace": {filepath.Join(root, filepath.FromSlash(folder), "main.go"): mainFile},
+	})
+	if err != nil {
+		return "", "", err
+	}
+	if err := os.WriteFile(mainFile, []byte(source), 0o600); err != nil {
+		return "", "", err
+	}
+	if err := os.WriteFile(overlay, text, 0o600); err != nil {
+		return "", "", err
+	}
+	return "./" + folder, overlay, nil
+}

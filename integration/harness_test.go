@@ -1,0 +1,204 @@
+package integration_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// These tests are of the harness itself, with a Caddy that only proxies: what they promise, every other test relies on.
+
+const plainProxy = `
+{$SITE} {
+	log
+	reverse_proxy {$APP}
+}`
+
+func startPlain(t *testing.T, app string) *caddyProc {
+	t.Helper()
+	return startCaddy(t, plainProxy, withEnv("APP", app))
+}
+
+func TestHarnessProtocols(t *testing.T) {
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	p.eachProtocol(t, func(t *testing.T, c *client) {
+		app.Forget()
+		a := c.post(t, "/verify?a=b", []byte("body"), "X-Test", "1", "X-Test", "2")
+		if a.Status != 200 || string(a.Body) != "seen by the app\n" {
+			t.Errorf("got %d %q", a.Status, a.Body)
+		}
+		r := app.Only(t)
+		if r.Line != "POST /verify?a=b HTTP/1.1" || string(r.Body) != "body" || r.Chunked {
+			t.Errorf("the app got:\n%s", r.Raw())
+		}
+		if got := strings.Join(r.Values("x-test"), ","); got != "1,2" {
+			t.Errorf("X-Test is %s", got)
+		}
+		log := p.waitForLog(t, withMsg("handled request"), withField("request.proto", protoNames[c.proto]))
+		if log.Get("status").Int() != 200 {
+			t.Errorf("logged: %s", log)
+		}
+	})
+}
+
+var protoNames = map[string]string{"h1": "HTTP/1.1", "h2": "HTTP/2.0", "h3": "HTTP/3.0"}
+
+func TestHarnessStreamsAndTrailers(t *testing.T) {
+	app, app2 := newRawApp(t), newH2CApp(t)
+	p := startCaddy(t, `
+{$SITE} {
+	reverse_proxy /h2c h2c://{$APP2}
+	reverse_proxy {$APP}
+}`, withEnv("APP", app.Addr), withEnv("APP2", app2.Addr))
+	c := p.client(t, "h2")
+	for _, path := range []string{"/", "/h2c"} {
+		req := c.postRequest(t, path, strings.NewReader("streamed"), "Host", "elsewhere.example")
+		req.ContentLength = -1
+		req.Trailer = http.Header{"X-Late": {"yes"}}
+		c.do(t, req)
+	}
+	r := app.Only(t)
+	if !r.Chunked || string(r.Body) != "streamed" || strings.Join(r.Trailers, "|") != "X-Late: yes" {
+		t.Errorf("the app got:\n%s\n%q", r.Raw(), r.Body)
+	}
+	if names := r.Names("X_LATE"); len(names) != 1 {
+		t.Errorf("names that fold to x-late: %q", names)
+	}
+	if r.Value("host") != "elsewhere.example" {
+		t.Errorf("Host is %q", r.Value("host"))
+	}
+	if r2 := app2.Only(t); r2.Proto != "HTTP/2.0" || string(r2.Body) != "streamed" || r2.Trailer.Get("X-Late") != "yes" {
+		t.Errorf("the h2c app got %+v", r2)
+	}
+}
+
+func TestHarnessRawClients(t *testing.T) {
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	for _, dial := range []func(testing.TB) *rawConn{p.dialRaw, p.dialRawTLS} {
+		app.Forget()
+		conn := dial(t)
+		conn.sendHead(t, postHead("/one", -1, "X-Test: \xff")...)
+		conn.sendChunk(t, "ab")
+		conn.sendChunk(t, "cd")
+		conn.sendChunk(t, "")
+		conn.sendHead(t, "X-Late: yes")
+		// The second request goes out before the first answer comes.
+		conn.sendHead(t, append(postHead("/two", 2), "Connection: close")...)
+		conn.send(t, "ef")
+		one, two := conn.read(t, "POST"), conn.read(t, "POST")
+		if one.Status != 200 || two.Status != 200 || two.Header.Get("Connection") != "close" {
+			t.Errorf("answers: %+v, %+v", one, two)
+		}
+		conn.ends(t)
+		got := app.Wait(t, 2)
+		if string(got[0].Body) != "abcd" || got[0].Value("X-Test") != "\xff" || string(got[1].Body) != "ef" {
+			t.Errorf("the app got:\n%s\n%s", got[0].Raw(), got[1].Raw())
+		}
+	}
+}
+
+func TestHarnessRawH2(t *testing.T) {
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	conn := p.dialRawH2(t)
+	conn.sendFields(t, 1, false, postFields("/raw", -1)...)
+	check(t, conn.WriteData(1, false, []byte("body")))
+	conn.sendFields(t, 1, true, "x-late", "yes")
+	if a := conn.read(t, 1); a.Status != 200 || string(a.Body) != "seen by the app\n" {
+		t.Errorf("answer: %+v", a)
+	}
+	if r := app.Only(t); string(r.Body) != "body" {
+		t.Errorf("the app got:\n%s", r.Raw())
+	}
+	conn.sendFields(t, 3, true, postFields("/bad", 0, "Upper", "case")...)
+	if a := conn.read(t, 3); !a.IsReset || a.Reset != http2.ErrCodeProtocol {
+		t.Errorf("a malformed field was answered with %+v", a)
+	}
+}
+
+func TestHarnessReload(t *testing.T) {
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	check(t, p.Reload("{$SITE} {\n\trespond {$APP} 418\n}"))
+	if a := p.client(t, "h1").get(t, "/"); a.Status != 418 || string(a.Body) != app.Addr {
+		t.Errorf("after the reload: %d %q", a.Status, a.Body)
+	}
+	if err := p.Reload("{$SITE} {\n\tno_such_directive\n}"); err == nil || !strings.Contains(err.Error(), "no_such_directive") {
+		t.Errorf("a bad reload says: %v", err)
+	}
+	if !strings.Contains(p.Config(t), "418") {
+		t.Error("the config is not the one that was loaded last")
+	}
+	if got := p.Metric(t, `caddy_config_last_reload_successful`); got != 1 {
+		t.Errorf("the metric of the last reload is %v", got)
+	}
+	if !strings.Contains(p.Goroutines(t), "net/http.(*Server).Serve") {
+		t.Error("the goroutines are not to be seen")
+	}
+}
+
+func TestHarnessShowsConfigErrors(t *testing.T) {
+	if _, err := adapt(t, ":80 {\n\tno_such_directive\n}"); err == nil || !strings.Contains(err.Error(), "no_such_directive") {
+		t.Errorf("adapting says: %v", err)
+	}
+	if err := validate(t, ":80 {\n\ttls /missing.pem /missing.key\n}"); err == nil || !strings.Contains(err.Error(), "/missing.pem") {
+		t.Errorf("validating says: %v", err)
+	}
+	json, err := adapt(t, "{\n\tgrace_period 3s\n}\n:{$HTTP_PORT} {\n\trespond {$WORD}\n}", withEnv("WORD", "hello"))
+	if err != nil || !strings.Contains(json, `"hello"`) || !strings.Contains(json, `"grace_period"`) {
+		t.Errorf("adapted to %s, %v", json, err)
+	}
+}
+
+func TestHarnessCurl(t *testing.T) {
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	if out := mustCurl(t, "http://"+p.HTTP+"/", "-d", "x=1"); out != "seen by the app\n" {
+		t.Errorf("curl got %q", out)
+	}
+	if r := curl(t, "http://"+deadAddress(t)+"/"); r.Exit != 7 {
+		t.Errorf("curl at a dead address: %+v", r)
+	}
+}
+
+// TestHarnessFindsCanaries leaks secrets in the ways that real ones have leaked.
+func TestHarnessFindsCanaries(t *testing.T) {
+	secret := []byte("canary \x00 \"of\" ten/bytes+")
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	mustCurl(t, "http://"+p.HTTP+"/harmless")
+	p.assertNoCanary(t, secret)
+
+	for shift := range 3 {
+		text := base64.StdEncoding.EncodeToString(append(bytes.Repeat([]byte{'x'}, shift), append(secret, "yy"...)...))
+		if _, found := findSecret([]byte(text), secret); !found {
+			t.Errorf("not found in %s", text)
+		}
+	}
+	c := p.client(t, "h1")
+	c.get(t, "/", "X-Leak", "the-secret-in-a-header")
+	p.waitForLog(t, withMsg("handled request"), having("the-secret-in-a-header"))
+	check(t, os.WriteFile(filepath.Join(p.dir, "spool"), []byte("the-secret-in-a-file"), 0o600))
+	for _, secret := range []string{"the-secret-in-a-header", "the-secret-in-a-file"} {
+		fake := &recordingTB{TB: t}
+		if p.assertNoCanary(fake, []byte(secret)); fake.errors == 0 {
+			t.Errorf("%s was not found", secret)
+		}
+	}
+}
+
+// recordingTB counts errors instead of failing.
+type recordingTB struct {
+	testing.TB
+	errors int
+}
+
+func (r *recordingTB) Errorf(string, ...any) { r.errors++ }

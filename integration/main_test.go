@@ -1,0 +1,61 @@
+// Package integration_test looks at oz_instant from outside: a real Caddy, real sockets, a stand-in for Oz Instant on one
+// side and an app that notes every byte on the other. It imports nothing of the module.
+//
+// Run it with go test ./integration. TestMain builds a Caddy with the module in it, with the race detector if the tests have
+// it; OZ_CADDY names another binary to test, relative to the top folder or absolute. What a test needs and does not find
+// fails it: nothing is skipped.
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
+)
+
+// caddyBinary is the Caddy under test. It has to be there before the first test.
+var caddyBinary string
+
+func TestMain(m *testing.M) {
+	os.Exit(runTests(m))
+}
+
+// runTests is TestMain with room for defer.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "oz-instant-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if caddyBinary, err = findCaddy(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// findCaddy returns the binary that OZ_CADDY names, or builds one in dir.
+func findCaddy(dir string) (string, error) {
+	named := os.Getenv("OZ_CADDY")
+	if named == "" {
+		built := filepath.Join(dir, "caddy")
+		return built, caddybin.Build(context.Background(), built, raceEnabled)
+	}
+	if !filepath.IsAbs(named) {
+		// Tests run in their package's folder, whoever names the binary stands elsewhere.
+		root, err := caddybin.Root()
+		if err != nil {
+			return "", err
+		}
+		named = filepath.Join(root, named)
+	}
+	if text, err := exec.Command(named, "version").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("OZ_CADDY=%s: %w\n%s", named, err, text)
+	}
+	return named, nil
+}

@@ -1,0 +1,120 @@
+package integration_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// rawH2 is a connection of HTTP/2 over TLS on which a test writes frames of its own making, such as fields that no client
+// library would send.
+type rawH2 struct {
+	*http2.Framer
+	out *bytes.Buffer // field blocks under way
+	enc *hpack.Encoder
+}
+
+// h2Answer is a whole answer, or how its stream ended.
+type h2Answer struct {
+	Status  int
+	Fields  []hpack.HeaderField // in the order they came, trailers too
+	Body    []byte
+	Reset   http2.ErrCode // with WasReset
+	GoAway  http2.ErrCode // with WasGoAway
+	HasEnd  bool          // a whole answer came
+	IsReset bool          // RST_STREAM came
+	IsAway  bool          // GOAWAY came
+}
+
+// dialRawH2 connects to Caddy's HTTPS port and does the opening of the protocol.
+func (p *caddyProc) dialRawH2(t testing.TB) *rawH2 {
+	t.Helper()
+	conn, err := tls.Dial("tcp", p.HTTPS, &tls.Config{RootCAs: p.cert.pool, ServerName: "localhost", NextProtos: []string{"h2"}})
+	check(t, err)
+	t.Cleanup(func() { conn.Close() })
+	check(t, conn.SetDeadline(time.Now().Add(patience)))
+	_, err = io.WriteString(conn, http2.ClientPreface)
+	check(t, err)
+
+	c := &rawH2{Framer: http2.NewFramer(conn, conn), out: new(bytes.Buffer)}
+	c.enc = hpack.NewEncoder(c.out)
+	c.AllowIllegalWrites = true
+	c.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	check(t, c.WriteSettings())
+	return c
+}
+
+// sendFields writes a header or a trailer. Names and values come in turn and go as they are; HTTP/2 wants lower case.
+func (c *rawH2) sendFields(t testing.TB, stream uint32, end bool, fields ...string) {
+	t.Helper()
+	c.out.Reset()
+	for i := 0; i < len(fields); i += 2 {
+		check(t, c.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
+	}
+	check(t, c.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: stream, BlockFragment: c.out.Bytes(), EndStream: end, EndHeaders: true,
+	}))
+}
+
+// postFields are the fields of a capsule's POST, to which a test may add. A negative size is left unsaid.
+func postFields(path string, size int, fields ...string) []string {
+	all := []string{
+		":method", "POST", ":scheme", "https", ":authority", "localhost", ":path", path, "content-type", "application/octet-stream",
+	}
+	if size >= 0 {
+		all = append(all, "content-length", strconv.Itoa(size))
+	}
+	return append(all, fields...)
+}
+
+// read reads frames until the stream's answer is whole or was cut off.
+func (c *rawH2) read(t testing.TB, stream uint32) (a h2Answer) {
+	t.Helper()
+	for !a.HasEnd && !a.IsReset && !a.IsAway {
+		frame, err := c.ReadFrame()
+		if err != nil {
+			t.Fatalf("reading the answer on stream %d: %v; so far: %+v", stream, err, a)
+		}
+		check(t, c.handle(frame, stream, &a))
+	}
+	return a
+}
+
+func (c *rawH2) handle(frame http2.Frame, stream uint32, a *h2Answer) error {
+	switch f := frame.(type) {
+	case *http2.SettingsFrame:
+		if !f.IsAck() {
+			return c.WriteSettingsAck()
+		}
+		return nil
+	case *http2.GoAwayFrame:
+		// A graceful one (NO_ERROR) announces the end and leaves the streams to finish.
+		a.GoAway, a.IsAway = f.ErrCode, f.ErrCode != http2.ErrCodeNo
+		return nil
+	}
+	if frame.Header().StreamID != stream {
+		return nil
+	}
+	switch f := frame.(type) {
+	case *http2.MetaHeadersFrame:
+		a.Fields = append(a.Fields, f.Fields...)
+		a.HasEnd = f.StreamEnded()
+		if status := f.PseudoValue("status"); status != "" {
+			_, err := fmt.Sscan(status, &a.Status)
+			return err
+		}
+	case *http2.DataFrame:
+		a.Body = append(a.Body, f.Data()...)
+		a.HasEnd = f.StreamEnded()
+	case *http2.RSTStreamFrame:
+		a.Reset, a.IsReset = f.ErrCode, true
+	}
+	return nil
+}

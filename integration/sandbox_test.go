@@ -1,0 +1,34 @@
+package integration_test
+
+import (
+	"net/http/httptest"
+	"testing"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// ozServer is a stand-in for Oz Instant on a port of its own.
+type ozServer struct {
+	*sandbox.Sandbox
+	Addr string
+	URL  string
+}
+
+// startSandbox starts a stand-in for Oz Instant that runs until the test ends.
+func startSandbox(t testing.TB, options sandbox.Options) *ozServer {
+	t.Helper()
+	sb, err := sandbox.New(options)
+	check(t, err)
+	server := httptest.NewServer(sb)
+	t.Cleanup(server.Close) // waits for what is under way, which the sandbox lets go of first
+	t.Cleanup(sb.Close)
+	return &ozServer{Sandbox: sb, Addr: server.Listener.Addr().String(), URL: server.URL}
+}
+
+// fault sets a fault by its text, such as status:503; an empty one ends it.
+func (o *ozServer) fault(t testing.TB, text string) {
+	t.Helper()
+	f, err := sandbox.ParseFault(text)
+	check(t, err)
+	o.SetFault(f)
+}
