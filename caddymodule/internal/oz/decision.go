@@ -1,5 +1,7 @@
 package oz
 
+import "slices"
+
 // Decision is what came of a capsule.
 type Decision string
 
@@ -60,11 +62,11 @@ var outcomes = []Outcome{
 }
 
 // Outcomes lists every outcome there can be, in the order of the table.
-func Outcomes() []Outcome { return append([]Outcome(nil), outcomes...) }
+func Outcomes() []Outcome { return slices.Clone(outcomes) }
 
 // Decisions lists every Decision, in the order of the table.
 func Decisions() []Decision {
-	var list []Decision
+	list := make([]Decision, 0, len(outcomes))
 	for _, row := range outcomes {
 		if len(list) == 0 || list[len(list)-1] != row.Decision {
 			list = append(list, row.Decision)
@@ -75,7 +77,7 @@ func Decisions() []Decision {
 
 // Reasons lists every Reason, in the order of the table.
 func Reasons() []Reason {
-	var list []Reason
+	list := make([]Reason, 0, len(outcomes))
 	for _, row := range outcomes {
 		if row.Reason != "" {
 			list = append(list, row.Reason)

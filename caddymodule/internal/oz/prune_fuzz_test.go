@@ -81,13 +81,11 @@ func compareSplit(t *testing.T, doc string, split int, limit int64) {
 		if got, _ := prune(limit, false, bytewise(doc)...); got != want {
 			t.Fatalf("%q byte by byte, limit %d: got %+v, want %+v", doc, limit, got, want)
 		}
-		if unlimited, _ := prune(noLimit, false, doc); !errors.Is(err, ErrTooLarge) && got64(want.text) > limit || err == nil && want != unlimited {
+		if unlimited, _ := prune(noLimit, false, doc); !errors.Is(err, ErrTooLarge) && int64(len(want.text)) > limit || err == nil && want != unlimited {
 			t.Fatalf("%q, limit %d: got %+v, without %+v", doc, limit, want, unlimited)
 		}
 	}
 }
-
-func got64(s string) int64 { return int64(len(s)) }
 
 // FuzzStrip compares Strip with decoding, deleting and encoding.
 //

@@ -82,6 +82,9 @@ func TestPruneCutsTheMemberAndOneComma(t *testing.T) {
 		{"shorter name", `"image_b6":"A"`, `"image_b6":"A"`, 0},
 		{"quote in the name", `"image_b64\"":"A"`, `"image_b64\"":"A"`, 0},
 		{"bad escape in the name", `"image\_b64":"A"`, `"image\_b64":"A"`, 0},
+		{"bad escape behind the name", `"image_b64\q":"A"`, `"image_b64\q":"A"`, 0},
+		{"half an escape behind the name", `"image_b64\u00":"A"`, `"image_b64\u00":"A"`, 0},
+		{"no UTF-8 behind the name", "\"image\\u005fb64\xff\":1", "\"image\\u005fb64\xff\":1", 0},
 		{"empty name", `"":"A"`, `"":"A"`, 0},
 
 		{"deeper", `"a":{"image_b64":"A"}`, `"a":{"image_b64":"A"}`, 0},
