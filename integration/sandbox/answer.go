@@ -55,6 +55,7 @@ func (a *answer) render() {
 // send is the ordinary way: status, headers, length, body.
 func (x *exchange) send(a answer) {
 	a.render()
+	x.giveSlot()
 	x.begin(a)
 	if bodyAllowed(a.status) {
 		x.w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))

@@ -137,6 +137,15 @@ func (x *exchange) takeSlot() bool {
 	return x.slot
 }
 
+// giveSlot gives the place back, once. An ordinary answer does so before it is sent: who has read it and comes again at
+// once must not find the place still taken.
+func (x *exchange) giveSlot() {
+	if x.slot {
+		x.slot = false
+		x.s.slots.release()
+	}
+}
+
 func (x *exchange) overloaded() answer {
 	x.s.book.update(func(st *Stats) { st.Refused++ })
 	a := errorAnswer(http.StatusServiceUnavailable, 11, "Service is overloaded")
@@ -149,9 +158,7 @@ func (x *exchange) abort() { panic(http.ErrAbortHandler) }
 
 // close is the last thing that happens to every request, aborted ones included.
 func (x *exchange) close() {
-	if x.slot {
-		x.s.slots.release()
-	}
+	x.giveSlot()
 	rec := x.rec
 	x.s.book.update(func(*Stats) {
 		rec.End, rec.Trailer = time.Now(), tidyTrailer(x.r.Trailer)

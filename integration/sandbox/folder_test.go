@@ -178,7 +178,7 @@ func TestMetadataIsEchoed(t *testing.T) {
 }
 
 func TestBestShotIsAJPEGOfTheSizeWanted(t *testing.T) {
-	for _, size := range []int64{0, 1600, 4000, 8000, 24_000, 65_532, 87_388, 400_000, 400_001, 400_003, 5 << 20} {
+	for _, size := range []int64{0, 1600, 4000, 8000, 24_000, 65_532, 87_388, 400_001, 5 << 20} {
 		shot := BestShot(size)
 		img, err := jpeg.Decode(bytes.NewReader(shot))
 		if err != nil {
@@ -196,7 +196,7 @@ func TestBestShotIsAJPEGOfTheSizeWanted(t *testing.T) {
 		}
 	}
 	// Around a full comment segment the last one has to be at least four bytes long.
-	face := drawFace(12, 16)
+	face := drawFace(12)
 	for want := len(face); want < len(face)+20; want++ {
 		for _, segments := range []int{0, 65537, 2 * 65537} {
 			shot := padJPEG(face, want+segments)

@@ -16,21 +16,28 @@ import (
 // bytes, so that a test can look for them. Below about 1 KB it comes out larger than asked for.
 func BestShot(size int64) []byte {
 	if size == 0 {
-		return drawFace(240, 320)
+		return bytes.Clone(faces[1]())
 	}
 	want := int(size / 4 * 3)
 	var shot []byte
-	for _, width := range []int{480, 240, 120, 60, 30, 12} {
-		shot = drawFace(width, width*4/3)
-		if len(shot) <= want {
+	for _, face := range faces {
+		if shot = face(); len(shot) <= want {
 			break
 		}
 	}
 	return padJPEG(shot, want)
 }
 
+// faces of falling size, each drawn when it is first wanted.
+var faces = []func() []byte{face(480), face(240), face(120), face(60), face(30), face(12)}
+
+func face(width int) func() []byte {
+	return sync.OnceValue(func() []byte { return drawFace(width) })
+}
+
 // drawFace draws something that a person would call a face.
-func drawFace(width, height int) []byte {
+func drawFace(width int) []byte {
+	height := width * 4 / 3
 	img := image.NewRGBA(image.Rect(0, 0, width, height))
 	for py := range height {
 		for px := range width {
@@ -55,7 +62,7 @@ func facePixel(x, y float64) color.RGBA {
 	shade := func(r, g, b uint8, light float64) color.RGBA {
 		return color.RGBA{uint8(float64(r) * light), uint8(float64(g) * light), uint8(float64(b) * light), 255}
 	}
-	smile := 0.17 + 0.25*(0.012-x*x) // a parabola that opens upwards
+	smile := 0.17 + 3*(0.012-x*x) // a parabola that opens upwards
 	switch {
 	case inEllipse(-0.11, -0.08, 0.018, 0.018), inEllipse(0.11, -0.08, 0.018, 0.018):
 		return color.RGBA{40, 30, 30, 255} // pupils
@@ -81,7 +88,7 @@ func padJPEG(shot []byte, want int) []byte {
 	const start, overhead, longest = 2, 4, 65535 + 2 // start marker; marker and length; a full segment
 	missing := want - len(shot)
 	if missing <= 0 {
-		return shot
+		return bytes.Clone(shot)
 	}
 	noise := rand.NewChaCha8([32]byte{})
 	out := make([]byte, 0, want)

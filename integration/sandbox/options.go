@@ -44,7 +44,7 @@ type Options struct {
 	// that can only send noise. Default: noise is refused with code 14.
 	AcceptAny bool
 
-	// AccessToken, when set, must come in X-Forensic-Access-Token with every call: 401 with code 6 without it, with code 7
+	// AccessToken, when set, must come in X-Forensic-Access-Token (folders and session_token): 401 with code 6 without it, code 7
 	// when it is another one. Default: not asked for.
 	AccessToken string
 
@@ -74,8 +74,8 @@ type Options struct {
 	// client has left. Default: none; the real one takes about 3 s.
 	AnalysisTime time.Duration
 
-	// Parallel is how many capsules are served at once. A capsule counts from its header to its answer, so a slow upload
-	// holds its place. Default (0): no limit; the real one does 2 or 3.
+	// Parallel is how many capsules are served at once. A capsule counts from its header until its answer is ready, so a
+	// slow upload holds its place. Default (0): no limit; the real one does 2 or 3.
 	Parallel int
 
 	// Overflow says what happens to capsules beyond Parallel: OverflowQueue (the default) lets them wait, first come first

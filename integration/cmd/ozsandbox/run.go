@@ -101,13 +101,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "Oz Instant (stand-in)  http://%s%s   one call: POST %s\n", addr, set.options.BasePath, sandbox.FoldersPath)
+	fmt.Fprintf(stdout, "sandbox of Oz Instant  http://%s%s\n", addr, set.options.BasePath)
 	if set.app != "" {
 		app := demo.New(demo.Options{Capsules: capsuleMaker(s), SessionTokenPath: set.tokenPath})
 		if addr, err = all.start(ctx, set.app, app, nil); err != nil {
 			return err
 		}
-		fmt.Fprintf(stdout, "demo app               http://%s/   behind the gateway it says who may enter, by itself nobody\n", addr)
+		fmt.Fprintf(stdout, "demo app               http://%s/   (let people in through the gateway: asked directly, it has no decision to go by)\n", addr)
 	}
 	if f := set.options.Fault; f != (sandbox.Fault{}) {
 		fmt.Fprintf(stdout, "fault                  %s\n", f)
