@@ -33,10 +33,12 @@ clean_up() {
 	trap '' HUP INT TERM USR1
 	if [ ${#jobs[@]} -gt 0 ]; then
 		kill -TERM "${jobs[@]/#/-}" 2>/dev/null || true
-		# Who does not end within ten seconds is killed.
+		# What does not end within ten seconds is killed.
 		(sleep 10 && kill -KILL "${jobs[@]/#/-}") >/dev/null 2>&1 &
-		wait "${jobs[@]}" 2>/dev/null || true
-		kill -KILL -$! 2>/dev/null || true
+		{
+			wait "${jobs[@]}" || true
+			kill -KILL -$! && wait $! || true
+		} 2>/dev/null
 	fi
 	rm -rf "$tmp"
 }
@@ -89,14 +91,17 @@ must_be_free() {
 	! answers "$1" || die "port $(port "$1") is in use. End what uses it, or choose another with $2, such as $2=${1%:*}:$3."
 }
 
-# start runs a program in a process group of its own. When it ends by itself, all ends.
+# start runs a program in a process group of its own. When it ends before it is told to, all ends.
 start() {
-	local name=$1
+	local name=$1 told=
 	shift
 	{
+		trap 'told=1' TERM # and wait for the program all the same
 		"$@" </dev/null || true
-		printf '\nxcaddy.sh: %s has ended; its last lines stand above.\n' "$name" >&2
-		kill -USR1 $$
+		if [ -z "$told" ]; then
+			printf '\nxcaddy.sh: %s has ended; its last lines stand above.\n' "$name" >&2
+			kill -USR1 $$
+		fi
 	} &
 	jobs+=($!)
 }
@@ -116,7 +121,7 @@ run() {
 	*) die "run plays with a sandbox on this machine. For your own Oz and app: ./caddy run --config Caddyfile.example" ;;
 	esac
 	build
-	go build -o "$tmp/ozsandbox" ./integration/cmd/ozsandbox
+	go build -buildvcs=false -o "$tmp/ozsandbox" ./integration/cmd/ozsandbox
 	must_be_free "$SITE" SITE 8081
 	must_be_free "$OZ_URL" OZ_URL 9001
 	must_be_free "$APP_URL" APP_URL 3001
@@ -125,7 +130,8 @@ run() {
 	trap 'exit 1' USR1
 	set -m # process groups, so that nothing is left of a job when it is ended
 	start 'the sandbox' "$tmp/ozsandbox" run -oz "${OZ_URL#http://}" -app "${APP_URL#http://}"
-	start Caddy ./caddy run --config Caddyfile.example
+	# Caddy notes its last config below XDG_CONFIG_HOME; this one is not worth keeping.
+	start Caddy env XDG_CONFIG_HOME="$tmp" ./caddy run --config Caddyfile.example
 	wait_for "$OZ_URL" 'the sandbox'
 	wait_for "$APP_URL" 'the demo app'
 	wait_for "$SITE" Caddy

@@ -105,14 +105,21 @@ func newCaddy(t testing.TB, command, caddyfile string, opts []caddyOption) *cadd
 	return p
 }
 
-// output runs the command to its end.
+// output runs the command to its end. Of its log only errors are part of the error: the rest shows the whole config, in which
+// a test would find whatever word it looks for.
 func (p *caddyProc) output() (string, error) {
-	var stdout, stderr bytes.Buffer
-	p.cmd.Stdout, p.cmd.Stderr = &stdout, &stderr
-	if err := p.cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%w: %s", err, stderr.String())
+	var stdout bytes.Buffer
+	p.cmd.Stdout, p.cmd.Stderr = &stdout, p.logs
+	err := p.cmd.Run()
+	if err == nil {
+		return stdout.String(), nil
 	}
-	return stdout.String(), nil
+	for _, line := range p.logLines() {
+		if level := line.Get("level").String(); level == "" || level == "error" {
+			err = fmt.Errorf("%w\n%s", err, line)
+		}
+	}
+	return stdout.String(), err
 }
 
 // withHarness adds what every test wants. Global options: debug logs, ports that other tests do not use for what Caddy opens by

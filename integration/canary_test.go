@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,9 +26,7 @@ func (p *caddyProc) assertNoCanary(t testing.TB, secrets ...[]byte) {
 		"config":     []byte(p.Config(t)),
 		"goroutines": []byte(p.Goroutines(t)),
 	}
-	for name, content := range p.files(t) {
-		places[name] = content
-	}
+	maps.Copy(places, p.files(t))
 	for _, secret := range secrets {
 		if len(secret) < 10 {
 			t.Fatalf("the secret %q is too short to be told from chance", secret)
@@ -75,7 +74,7 @@ func guises(secret []byte) map[string][]byte {
 		"in a path":       []byte(url.PathEscape(string(secret))),
 		"in hex":          []byte(hex.EncodeToString(secret)),
 		"in capital hex":  []byte(strings.ToUpper(hex.EncodeToString(secret))),
-		"as byte numbers": []byte(strings.Trim(fmt.Sprint(secret), "[]")),
+		"as byte numbers": []byte(strings.Trim(fmt.Sprintf("%d", secret), "[]")),
 	}
 	// In base64 of something longer, the secret begins at one of three places within a group; the groups at its edges, which
 	// depend on what stands beside it, are left out.

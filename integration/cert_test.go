@@ -32,7 +32,7 @@ func testCert(t testing.TB) certificate {
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "oz_instant test"},
 		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
+		NotAfter:     time.Now().Add(30 * 24 * time.Hour),
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		IsCA:         true, BasicConstraintsValid: true,
 		DNSNames:    []string{"localhost"},

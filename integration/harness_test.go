@@ -41,7 +41,11 @@ func TestHarnessProtocols(t *testing.T) {
 		if got := strings.Join(r.Values("x-test"), ","); got != "1,2" {
 			t.Errorf("X-Test is %s", got)
 		}
-		log := p.waitForLog(t, withMsg("handled request"), withField("request.proto", protoNames[c.proto]))
+		c.postStream(t, "/", strings.NewReader("streamed"))
+		if r := app.Last(t); !r.Chunked || string(r.Body) != "streamed" {
+			t.Errorf("of a stream the app got:\n%s", r.Raw())
+		}
+		log := p.waitForLog(t, withLogger("http.log.access"), withField("request.proto", protoNames[c.proto]))
 		if log.Get("status").Int() != 200 {
 			t.Errorf("logged: %s", log)
 		}
@@ -185,12 +189,27 @@ func TestHarnessFindsCanaries(t *testing.T) {
 	}
 	c := p.client(t, "h1")
 	c.get(t, "/", "X-Leak", "the-secret-in-a-header")
-	p.waitForLog(t, withMsg("handled request"), having("the-secret-in-a-header"))
+	p.waitForLog(t, withLogger("http.log.access"), having("the-secret-in-a-header"))
 	check(t, os.WriteFile(filepath.Join(p.dir, "spool"), []byte("the-secret-in-a-file"), 0o600))
 	for _, secret := range []string{"the-secret-in-a-header", "the-secret-in-a-file"} {
 		fake := &recordingTB{TB: t}
 		if p.assertNoCanary(fake, []byte(secret)); fake.errors == 0 {
 			t.Errorf("%s was not found", secret)
+		}
+	}
+}
+
+// TestHarnessKnowsTrouble shows stop what would make it fail a test, and what would not.
+func TestHarnessKnowsTrouble(t *testing.T) {
+	for line, bad := range map[string]bool{
+		"WARNING: DATA RACE": true,
+		"panic: runtime error: index out of range [3] with length 3":                   true,
+		`{"level":"debug","msg":"http: panic serving 127.0.0.1:1: boom\ngoroutine 7"}`: true,
+		`{"level":"error","msg":"aborting with incomplete response","error":"EOF"}`:    false,
+		`{"level":"info","logger":"http.log.access","request":{"uri":"/don't-panic"}}`: false,
+	} {
+		if trouble.MatchString(line) != bad {
+			t.Errorf("%s: trouble is %v", line, !bad)
 		}
 	}
 }

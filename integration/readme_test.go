@@ -96,6 +96,9 @@ func startXcaddyRun(t *testing.T, root string) *xcaddyRun {
 		for _, host := range []string{"localhost:", "127.0.0.1:"} {
 			pairs = append(pairs, host+setting.port, host+port)
 		}
+		if setting.variable == "OZ_URL" { // whose place the maker of capsules would guess
+			pairs = append(pairs, "ozsandbox capsule", "ozsandbox capsule -oz "+setting.before+port)
+		}
 	}
 	x.here = strings.NewReplacer(pairs...)
 	x.cmd.Stdout, x.cmd.Stderr = x.logs, x.logs

@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -19,7 +20,12 @@ func startSandbox(t testing.TB, options sandbox.Options) *ozServer {
 	t.Helper()
 	sb, err := sandbox.New(options)
 	check(t, err)
-	server := httptest.NewServer(sb)
+	server := httptest.NewUnstartedServer(sb)
+	server.Listener = sb.Listener(server.Listener) // for faults that come before any handler
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
 	t.Cleanup(server.Close) // waits for what is under way, which the sandbox lets go of first
 	t.Cleanup(sb.Close)
 	return &ozServer{Sandbox: sb, Addr: server.Listener.Addr().String(), URL: server.URL}

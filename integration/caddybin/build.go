@@ -63,8 +63,8 @@ func Build(ctx context.Context, out string, race bool) error {
 		return err
 	}
 	// Version control is left out of it: a stamp is of no use here, and asking for one fails in a checkout that belongs to
-	// another user.
-	args := []string{"build", "-buildvcs=false", "-tags", tags, "-overlay", overlay, "-o", out}
+	// another user. The paths are trimmed as xcaddy does it: so the two share their compiled packages.
+	args := []string{"build", "-buildvcs=false", "-trimpath", "-tags", tags, "-overlay", overlay, "-o", out}
 	if race {
 		args = append(args, "-race")
 	}
