@@ -34,13 +34,14 @@ type capsule struct {
 	rc     *http.ResponseController
 	onDone func() // called once, with the last byte
 
-	mu       sync.Mutex
-	idle     *sync.Cond // signalled when no read is under way
-	reading  bool
-	detached bool
-	read     int64
-	done     bool // the last byte was read
-	fault    error
+	mu          sync.Mutex
+	idle        *sync.Cond // signalled when no read is under way
+	reading     bool
+	detached    bool
+	interrupted bool // a read under way was ended by detach
+	read        int64
+	done        bool // the last byte was read
+	fault       error
 }
 
 func newCapsule(w http.ResponseWriter, r *http.Request, limit int64) *capsule {
@@ -127,6 +128,11 @@ func (c *capsule) Close() error { return nil }
 
 // detach takes the capsule back from the transport: a read under way is ended
 // by a read deadline in the past and waited for, and later ones fail.
+//
+// On HTTP/1 the deadline has a price: to the server, a failed read is a client
+// that left. It cancels the context of the request, and of every later one on
+// the connection, also when the read that it hit was the server's own, behind
+// the last byte of the body.
 func (c *capsule) detach() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,6 +140,7 @@ func (c *capsule) detach() {
 	if !c.reading {
 		return
 	}
+	c.interrupted = true
 	_ = c.rc.SetReadDeadline(time.Unix(1, 0))
 	for c.reading {
 		c.idle.Wait()
@@ -146,12 +153,13 @@ func (c *capsule) detach() {
 func (c *capsule) state() (s uploadState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return uploadState{done: c.done, waiting: c.reading, read: c.read, fault: c.fault}
+	return uploadState{done: c.done, waiting: c.reading, interrupted: c.interrupted, read: c.read, fault: c.fault}
 }
 
 type uploadState struct {
-	done    bool
-	waiting bool
-	read    int64
-	fault   error
+	done        bool
+	waiting     bool
+	interrupted bool
+	read        int64
+	fault       error
 }

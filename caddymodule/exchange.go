@@ -37,7 +37,9 @@ type outcome struct {
 	status        int   // Oz's HTTP status, 0 without an answer
 	ozRetryAfter  string
 	noUpstream    bool // no Oz upstream is up: 503, not 502
-	uploaded      bool // the capsule was read to its end
+	clientGone    bool // the client left in the meantime
+	unread        bool // of the capsule there is more on the connection, or may be
+	interrupted   bool // the request's context is of no use any more: see capsule.detach
 	capsuleBytes  int64
 	answerBytes   int64
 	cutBytes      int64
@@ -89,6 +91,7 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) outcome {
 	defer stop()
 
 	err := h.ReverseProxy.ServeHTTP(&sink{header: make(http.Header)}, x.request(r), nobody)
+	x.out.clientGone = r.Context().Err() != nil
 	x.capsule.detach()
 	return x.outcome(err)
 }
@@ -212,7 +215,7 @@ func (x *exchange) outcome(proxyErr error) outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 
-	o.capsuleBytes, o.uploaded = s.read, s.done
+	o.capsuleBytes, o.interrupted, o.unread = s.read, s.interrupted, s.interrupted || !s.done
 	end := time.Now()
 	if x.uploadedAt.IsZero() {
 		o.uploadTime = end.Sub(x.start)

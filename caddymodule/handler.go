@@ -44,8 +44,8 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if o.clientFault != nil {
 		problem := h.uploadProblem(o.clientFault)
 		h.metrics.refused(problem.kind)
-		h.logRefused(r, o, problem)
-		return refuse(w, r, problem, !o.uploaded)
+		h.logRefused(o, problem)
+		return refuse(w, r, problem, o.unread)
 	}
 
 	p.settle(o)
@@ -65,11 +65,11 @@ func (h *Handler) counted(w http.ResponseWriter, r *http.Request) outcome {
 func (h *Handler) handOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage, o outcome) error {
 	routes, routed := h.routesFor(o.verdict.Decision)
 	if !reachesApp(o.verdict.Decision) && !routed && !slices.Contains(h.Pass, string(o.verdict.Decision)) {
-		return refuse(w, r, verdictProblem(o), !o.uploaded)
+		return refuse(w, r, verdictProblem(o), o.unread)
 	}
-	closeAfter(w, r, !o.uploaded)
+	closeAfter(w, r, o.unread)
 
-	ctx, stop := h.appContext(r)
+	ctx, stop := h.appContext(r, o)
 	defer stop()
 	body, mediaType, err := h.delivery(o)
 	if err != nil {

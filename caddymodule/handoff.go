@@ -48,8 +48,8 @@ func handedOn(r *http.Request, p *passage, body []byte, mediaType string) *http.
 // appContext is the context for what comes after the decision. With
 // client_gone finish it outlives a client that leaves, by appGrace: the
 // analysis is paid for and its token spent, so the app has to hear of it.
-func (h *Handler) appContext(r *http.Request) (ctx context.Context, stop func()) {
-	if h.ClientGone == clientGoneCancel {
+func (h *Handler) appContext(r *http.Request, o outcome) (ctx context.Context, stop func()) {
+	if h.ClientGone == clientGoneCancel && !o.interrupted {
 		return r.Context(), func() {}
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))

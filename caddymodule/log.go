@@ -23,19 +23,19 @@ func (h *Handler) logDecided(r *http.Request, o outcome, p *passage) {
 		level = zapcore.ErrorLevel // the operator's to mend
 	}
 	if c := h.logger.Check(level, "capsule decided"); c != nil {
-		c.Write(append(fields, exchangeFields(r, o)...)...)
+		c.Write(append(fields, exchangeFields(o)...)...)
 	}
 }
 
 // logRefused is the line for a capsule that was not delivered.
-func (h *Handler) logRefused(r *http.Request, o outcome, p *problem) {
+func (h *Handler) logRefused(o outcome, p *problem) {
 	if c := h.logger.Check(zapcore.InfoLevel, "capsule refused"); c != nil {
 		fields := []zap.Field{zap.String("problem", p.kind), zap.Int64("capsule_bytes", o.capsuleBytes)}
-		c.Write(append(fields, exchangeFields(r, o)...)...)
+		c.Write(append(fields, exchangeFields(o)...)...)
 	}
 }
 
-func exchangeFields(r *http.Request, o outcome) []zap.Field {
+func exchangeFields(o outcome) []zap.Field {
 	fields := []zap.Field{
 		zap.Duration("upload", o.uploadTime),
 		zap.Duration("oz", o.ozTime),
@@ -44,7 +44,7 @@ func exchangeFields(r *http.Request, o outcome) []zap.Field {
 		zap.Int("oz_status", o.status),
 		zap.Int64("answer_bytes", o.answerBytes),
 		zap.Int64("cut_bytes", o.cutBytes),
-		zap.Bool("client_gone", r.Context().Err() != nil),
+		zap.Bool("client_gone", o.clientGone),
 	}
 	if o.err != nil {
 		fields = append(fields, zap.Error(o.err))

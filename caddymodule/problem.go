@@ -3,10 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"unicode/utf8"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 )
@@ -149,81 +146,4 @@ func verdictProblem(o outcome) *problem {
 		p.with("Retry-After", o.retryAfter())
 	}
 	return p
-}
-
-// refuse ends a request with p. The error goes to the site's handle_errors
-// routes where one of them wants it; elsewhere the problem document is the
-// answer, since Caddy's own would have no body at all.
-//
-// Nobody waits for the rest of a refused body: on HTTP/1 the server would read
-// it first, or, with Expect: 100-continue, wait for it in silence; Connection:
-// close makes it answer at once. HTTP/2 and HTTP/3 end the stream by themselves.
-func refuse(w http.ResponseWriter, r *http.Request, p *problem, bodyUnread bool) error {
-	h := w.Header()
-	for name, values := range p.header {
-		h[name] = values
-	}
-	h.Set("Cache-Control", "no-store")
-	closeAfter(w, r, bodyUnread)
-
-	if p.Status == statusClientGone {
-		w.WriteHeader(p.Status) // for the access log; nobody reads it
-		return nil
-	}
-	err := caddyhttp.Error(p.Status, p)
-	if errorRouteMatches(r, err) {
-		return err
-	}
-	doc := p.document()
-	h.Set("Content-Type", problemMediaType)
-	h.Set("Content-Length", strconv.Itoa(len(doc)))
-	w.WriteHeader(p.Status)
-	_, _ = w.Write(doc) // a client that left is no news
-	return nil
-}
-
-func closeAfter(w http.ResponseWriter, r *http.Request, bodyUnread bool) {
-	if bodyUnread && r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close")
-	}
-}
-
-// errorRouteMatches reports whether one of the site's handle_errors routes
-// would handle err. server.Errors belongs to every site of the listener, so
-// that it is set says nothing about this site.
-func errorRouteMatches(r *http.Request, err error) bool {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server == nil || server.Errors == nil {
-		return false
-	}
-	return anyRouteHandles(server.Errors.Routes, server.Errors.WithError(asReceived(r), err))
-}
-
-// asReceived is r with the method and URL that error routes see: the server
-// puts them back before it runs them.
-func asReceived(r *http.Request) *http.Request {
-	orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	if !ok {
-		return r
-	}
-	received := *r
-	received.Method, received.RequestURI = orig.Method, orig.RequestURI
-	url := *orig.URL
-	received.URL = &url
-	return &received
-}
-
-func anyRouteHandles(routes caddyhttp.RouteList, r *http.Request) bool {
-	for _, route := range routes {
-		if matches, err := route.MatcherSets.AnyMatchWithError(r); err != nil || !matches {
-			continue
-		}
-		for _, handler := range route.Handlers {
-			sub, isSubroute := handler.(*caddyhttp.Subroute)
-			if !isSubroute || anyRouteHandles(sub.Routes, r) {
-				return true
-			}
-		}
-	}
-	return false
 }

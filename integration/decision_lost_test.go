@@ -27,8 +27,8 @@ func TestDecisionWhenTheConnectionIsLost(t *testing.T) {
 	})
 }
 
-// TestDecisionWhenOzClosesOnAccept is about an Oz that takes connections and drops them: whether a byte went through nobody
-// knows, so that it may have.
+// TestDecisionWhenOzClosesOnAccept is about an Oz that takes connections and drops them. If that is seen before the first byte of
+// the capsule is on its way, nothing was sent, row 15; else something may have been, row 16.
 func TestDecisionWhenOzClosesOnAccept(t *testing.T) {
 	t.Parallel()
 	sb, err := sandbox.New(sandbox.Options{Fault: sandbox.MustFault("close-accept")})
@@ -43,7 +43,11 @@ func TestDecisionWhenOzClosesOnAccept(t *testing.T) {
 	c := x.client(t, "h1")
 	for range 5 {
 		j := x.judge(t, func() answer { return c.post(t, "/verify", sb.Capsule(sandbox.CapsuleSpec{PayloadSize: 1 << 20})) })
-		unavailable("connection_lost", 502).assert(t, j, "")
+		want := unavailable("connection_lost", 502)
+		if len(j.decided) == 1 && j.decided[0].Get("reason").Str == "unreachable" {
+			want = unavailable("unreachable", 502)
+		}
+		want.assert(t, j, "")
 	}
 }
 

@@ -89,7 +89,7 @@ func TestDecisionRoutes(t *testing.T) {
 			header X-Seen operator
 		}
 		handle_decision INVALID {
-			redir /again?{http.oz_instant.error_code} 303
+			redir * /again?{http.oz_instant.error_code} 303
 		}
 		handle_decision UNAVAILABLE {
 			request_header X-Route unavailable
