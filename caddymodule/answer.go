@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,88 +22,72 @@ const (
 var (
 	errEncoded        = errors.New("oz encoded its answer although identity was asked for")
 	errAnswerTooLarge = errors.New("answer larger than max_answer")
-	errEarlyFolder    = errors.New("oz answered with a folder before it had the whole capsule")
-	errSwitching      = errors.New("oz answered 101 Switching Protocols")
 )
 
-// receive reads Oz's answer and judges it. An error is this upstream's fault.
-func (x *exchange) receive(res *http.Response) error {
-	x.out.status = res.StatusCode
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		// reverse_proxy would hand the client's connection over.
-		return x.settle(oz.UnexpectedStatus, errSwitching)
-	}
-	isFolder := res.StatusCode == http.StatusOK || res.StatusCode == http.StatusCreated
-	if isFolder && !x.capsule.state().done {
-		// What it says cannot be about this capsule.
-		return x.settle(oz.UnexpectedStatus, errEarlyFolder)
-	}
-	if !isFolder {
-		x.out.ozRetryAfter = cleanRetryAfter(res.Header["Retry-After"])
-		x.conclude(res.StatusCode, x.readError(res))
-		return nil
-	}
-	doc, err := x.readFolder(res)
-	if err != nil {
-		return x.unreadable(err)
-	}
-	if v := x.conclude(res.StatusCode, doc); v.Reason == oz.MalformedAnswer {
-		return x.settle(oz.MalformedAnswer, errors.New("not a strict JSON folder"))
-	}
-	return nil
+// answer is what Oz sent back.
+type answer struct {
+	status     int    // HTTP status, 0 without an answer
+	doc        []byte // the pruned folder, or what may be an error object
+	shots      []oz.BestShot
+	bytes      int64 // as received
+	cut        int64
+	retryAfter string
 }
 
-func (x *exchange) conclude(status int, doc []byte) oz.Verdict {
-	v := x.h.policy.Judge(status, doc, x.requirements)
-	x.out.verdict = v
-	if v.Folder != nil {
-		x.out.folder = doc
-	}
-	return v
+// isFolder reports whether an answer with this status has to be a folder.
+func isFolder(status int) bool { return status == http.StatusOK || status == http.StatusCreated }
+
+// answerReader reads answers to capsules, and to images to match.
+type answerReader struct {
+	max     int64 // bytes as received
+	keep    bool  // best shots stay in the folder
+	collect bool  // best shots are decoded
 }
 
-// unreadable is for a folder that did not arrive whole and well-formed.
-func (x *exchange) unreadable(err error) error {
-	if fault := x.clientFault(); fault != nil { // client_gone cancel
-		x.out.clientFault = fault
-		return canceled(fault)
+// read reads an answer whole. Its errors name no content.
+func (ar answerReader) read(res *http.Response) (answer, error) {
+	a := answer{status: res.StatusCode}
+	if !isFolder(res.StatusCode) {
+		a.retryAfter = cleanRetryAfter(res.Header["Retry-After"])
+		a.readError(res)
+		return a, nil
 	}
-	if errors.Is(context.Cause(x.ctx), errOzTimeout) {
-		return x.settle(oz.Timeout, errOzTimeout)
-	}
-	return x.settle(oz.MalformedAnswer, err)
+	return a, ar.readFolder(res, &a)
 }
 
 // readFolder reads a folder as it flows and cuts the best shot out of it.
-// Its errors name no content.
-func (x *exchange) readFolder(res *http.Response) ([]byte, error) {
+func (ar answerReader) readFolder(res *http.Response, a *answer) error {
 	if encoded(res) {
-		return nil, errEncoded
+		return errEncoded
 	}
 	limit := int64(maxFolder)
-	if x.h.BestShot == bestShotKeep {
-		limit = x.h.MaxAnswer
+	if ar.keep {
+		limit = ar.max
 	}
-	pruner := oz.NewPruner(limit, x.h.BestShot == bestShotKeep)
-	err := x.flow(pruner, res.Body)
-	x.out.cutBytes = pruner.CutBytes()
+	pruner := oz.NewPruner(limit, ar.keep)
+	if ar.collect {
+		pruner.Collect(ar.max)
+	}
+	err := a.flow(pruner, res.Body, ar.max)
+	if err == nil {
+		err = pruner.Close()
+	}
+	a.cut = pruner.CutBytes()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := pruner.Close(); err != nil {
-		return nil, err
-	}
-	return pruner.Bytes(), nil
+	a.doc, a.shots = pruner.Bytes(), pruner.BestShots()
+	return nil
 }
 
-// flow moves the answer through the pruner, and stops at max_answer.
-func (x *exchange) flow(pruner io.Writer, body io.Reader) error {
+// flow moves the answer through the pruner, and stops at max.
+func (a *answer) flow(pruner io.Writer, body io.Reader, limit int64) error {
 	buf := answerBuffers.Get().(*[]byte)
 	defer answerBuffers.Put(buf)
 	for {
 		n, err := body.Read(*buf)
-		x.out.answerBytes += int64(n)
-		if x.out.answerBytes > x.h.MaxAnswer {
+		a.bytes += int64(n)
+		if a.bytes > limit {
 			return errAnswerTooLarge
 		}
 		if _, werr := pruner.Write((*buf)[:n]); werr != nil {
@@ -126,16 +109,29 @@ var answerBuffers = sync.Pool{New: func() any {
 
 // readError reads an answer that is not a folder, as far as it may be Oz's
 // error object. One that is too long or breaks off is none.
-func (x *exchange) readError(res *http.Response) []byte {
+func (a *answer) readError(res *http.Response) {
+	doc, err := readSmall(res, maxErrorBody)
+	a.bytes = int64(len(doc))
+	if err == nil {
+		a.doc = doc
+	}
+}
+
+var errAnswerTooLong = errors.New("the answer is too long")
+
+// readSmall reads an answer of at most limit bytes, whole.
+func readSmall(res *http.Response, limit int64) ([]byte, error) {
 	if encoded(res) {
-		return nil
+		return nil, errEncoded
 	}
-	doc, err := io.ReadAll(io.LimitReader(res.Body, maxErrorBody+1))
-	x.out.answerBytes = int64(len(doc))
-	if err != nil || len(doc) > maxErrorBody {
-		return nil
+	doc, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("answer cut off: %w", plain(err))
 	}
-	return doc
+	if int64(len(doc)) > limit {
+		return nil, errAnswerTooLong
+	}
+	return doc, nil
 }
 
 func encoded(res *http.Response) bool {

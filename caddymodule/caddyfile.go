@@ -1,6 +1,9 @@
 package caddymodule
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -24,12 +27,14 @@ func init() {
 //
 //	oz_instant [<matcher>] [<oz upstreams...>] {
 //	    base_path       <path>
+//	    session_token   <path>
 //	    access_token    <token>
+//	    credentials     <email> <password>
 //	    max_capsule     <size>
 //	    max_answer      <size>
 //	    upload_timeout  <duration>
 //	    timeout         <duration>
-//	    best_shot       strip|keep
+//	    best_shot       strip|keep|attach
 //	    strip           <path...>
 //	    analyses        <type...>|none
 //	    require         <path> <value>
@@ -38,6 +43,11 @@ func init() {
 //	        <directives...>
 //	    }
 //	    client_gone     finish|cancel
+//	    biometry {
+//	        reference     <uri>
+//	        tag           <tag>
+//	        max_reference <size>
+//	    }
 //	    # and every subdirective of reverse_proxy that does not
 //	    # touch the answer: to, lb_policy, health_uri, transport …
 //	}
@@ -62,15 +72,21 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := p.parse(h.NextSegment()); err != nil {
 		return nil, err
 	}
-	return h.NewRoute(nil, &p.handler), nil
+	routes := h.NewRoute(nil, &p.handler)
+	if p.sessionPath == "" {
+		return routes, nil
+	}
+	path := caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{p.sessionPath})}
+	return append(h.NewRoute(path, &SessionToken{Oz: p.handler.Oz}), routes...), nil
 }
 
 // parser reads one oz_instant block. Its own subdirectives go to the handler;
 // all other tokens are left, as they stand, for reverse_proxy to parse.
 type parser struct {
-	helper  httpcaddyfile.Helper
-	handler Handler
-	lines   map[string]int // where an option was first given
+	helper      httpcaddyfile.Helper
+	handler     Handler
+	sessionPath string         // where session tokens are served, or empty
+	lines       map[string]int // where an option was first given
 }
 
 func (p *parser) parse(tokens caddyfile.Segment) error {
@@ -119,14 +135,20 @@ func (p *parser) ownOptions(tokens caddyfile.Segment) (rest []caddyfile.Token, e
 
 // options are our subdirectives, each with the function that parses it.
 var options = map[string]func(*parser, *caddyfile.Dispenser) error{
-	"base_path":      parseBasePath,
+	"base_path": func(p *parser, d *caddyfile.Dispenser) error {
+		return parseChecked(d, &p.handler.BasePath, checkBasePath)
+	},
+	"session_token": func(p *parser, d *caddyfile.Dispenser) error {
+		return parseChecked(d, &p.sessionPath, checkSessionPath)
+	},
 	"access_token":   parseAccessToken,
+	"credentials":    parseCredentials,
 	"max_capsule":    func(p *parser, d *caddyfile.Dispenser) error { return parseSize(d, &p.handler.MaxCapsule) },
 	"max_answer":     func(p *parser, d *caddyfile.Dispenser) error { return parseSize(d, &p.handler.MaxAnswer) },
 	"upload_timeout": func(p *parser, d *caddyfile.Dispenser) error { return parseDuration(d, &p.handler.UploadTimeout) },
 	"timeout":        func(p *parser, d *caddyfile.Dispenser) error { return parseDuration(d, &p.handler.Timeout) },
 	"best_shot": func(p *parser, d *caddyfile.Dispenser) error {
-		return parseWord(d, &p.handler.BestShot, bestShotStrip, bestShotKeep)
+		return parseWord(d, &p.handler.BestShot, bestShotWords...)
 	},
 	"client_gone": func(p *parser, d *caddyfile.Dispenser) error {
 		return parseWord(d, &p.handler.ClientGone, clientGoneFinish, clientGoneCancel)
@@ -136,6 +158,7 @@ var options = map[string]func(*parser, *caddyfile.Dispenser) error{
 	"require":         parseRequire,
 	"pass":            parsePass,
 	"handle_decision": parseHandleDecision,
+	"biometry":        parseBiometry,
 }
 
 // repeatable are the options that may be given more than once.
@@ -193,22 +216,95 @@ func noBlock(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-func parseBasePath(p *parser, d *caddyfile.Dispenser) error {
-	value, err := oneArg(d)
-	if err != nil {
-		return err
+func checkSessionPath(s string) error {
+	if !strings.HasPrefix(s, "/") || strings.ContainsAny(s, "*?#{} ") {
+		return fmt.Errorf("session_token: %q is not a plain path such as /session_token", s)
 	}
-	if err := checkBasePath(value); err != nil {
-		return d.WrapErr(err)
-	}
-	p.handler.BasePath = value
 	return nil
 }
 
 func parseAccessToken(p *parser, d *caddyfile.Dispenser) error {
 	value, err := oneArg(d)
 	p.handler.AccessToken = value
+	return p.oneOf(d, err, "access_token", "credentials")
+}
+
+func parseCredentials(p *parser, d *caddyfile.Dispenser) error {
+	args, err := someArgs(d)
+	if err != nil {
+		return err
+	}
+	if len(args) != 2 || args[0] == "" || args[1] == "" {
+		return d.Errf("credentials takes an e-mail address and a password, such as: credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}")
+	}
+	p.handler.Credentials = &Credentials{Email: args[0], Password: args[1]}
+	return p.oneOf(d, nil, "credentials", "access_token")
+}
+
+// oneOf refuses an option beside one that does the same in another way.
+func (p *parser) oneOf(d *caddyfile.Dispenser, err error, name, other string) error {
+	if line, both := p.lines[other]; both && err == nil {
+		return d.Errf("%s: %s was given on line %d; there can be only one of them", name, other, line)
+	}
 	return err
+}
+
+// parseBlock parses the options in the block of an option that takes no
+// arguments. Each may be given once.
+func parseBlock(d *caddyfile.Dispenser, options map[string]func(*caddyfile.Dispenser) error) error {
+	block := d.Val()
+	if d.CountRemainingArgs() > 0 {
+		return d.ArgErr()
+	}
+	lines := make(map[string]int)
+	for d.NextBlock(0) {
+		option := d.NewFromNextSegment()
+		option.Next()
+		name := option.Val()
+		parse, known := options[name]
+		if !known {
+			names := slices.Sorted(maps.Keys(options))
+			return option.Errf("%s: unrecognized option %s; there are %s", block, name, strings.Join(names, ", "))
+		}
+		if line, again := lines[name]; again {
+			return option.Errf("%s: %s was given on line %d already", block, name, line)
+		}
+		lines[name] = option.Line()
+		if err := parse(option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseBiometry(p *parser, d *caddyfile.Dispenser) error {
+	line, b := d.Line(), new(Biometry)
+	err := parseBlock(d, map[string]func(*caddyfile.Dispenser) error{
+		"reference":     func(d *caddyfile.Dispenser) error { return parseChecked(d, &b.Reference, checkReference) },
+		"tag":           func(d *caddyfile.Dispenser) error { return parseChecked(d, &b.Tag, checkTag) },
+		"max_reference": func(d *caddyfile.Dispenser) error { return parseSize(d, &b.MaxReference) },
+	})
+	if err != nil {
+		return err
+	}
+	if b.Reference == "" {
+		return d.Errf("biometry on line %d: name a reference, such as: reference /profile/photo", line)
+	}
+	p.handler.Biometry = b
+	return nil
+}
+
+// parseChecked reads the single argument of an option, and judges it.
+func parseChecked(d *caddyfile.Dispenser, field *string, check func(string) error) error {
+	value, err := oneArg(d)
+	if err != nil {
+		return err
+	}
+	if err := check(value); err != nil {
+		return d.WrapErr(err)
+	}
+	*field = value
+	return nil
 }
 
 func parseSize(d *caddyfile.Dispenser, field *int64) error {

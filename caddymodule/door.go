@@ -31,8 +31,7 @@ func (h *Handler) door(w http.ResponseWriter, r *http.Request) (capsule bool, p 
 		return true, h.capsuleProblem(r)
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		if hasContent(w, r) {
-			return false, newProblem(kindUnexpectedContent, http.StatusBadRequest,
-				"A "+r.Method+" has no content here", "Send capsules by POST, and "+r.Method+" without a body.")
+			return false, unexpectedContent(r)
 		}
 		return false, nil
 	default:
@@ -40,6 +39,11 @@ func (h *Handler) door(w http.ResponseWriter, r *http.Request) (capsule bool, p 
 			"Capsules come by POST", "Use POST with Content-Type "+capsuleMediaType+".").
 			with("Allow", "GET, HEAD, OPTIONS, POST")
 	}
+}
+
+func unexpectedContent(r *http.Request) *problem {
+	return newProblem(kindUnexpectedContent, http.StatusBadRequest,
+		"A "+r.Method+" has no content here", "Send capsules by POST, and "+r.Method+" without a body.")
 }
 
 // hasContent reports whether a GET, HEAD or OPTIONS carries a body. HTTP/2
@@ -116,9 +120,13 @@ func (h *Handler) uploadProblem(fault error) *problem {
 		return newProblem(kindUploadTimeout, http.StatusRequestTimeout,
 			"The upload took too long", "The whole capsule has to arrive within "+time.Duration(h.UploadTimeout).String()+". Try again on a better connection.")
 	case errors.Is(fault, errClientGone):
-		return newProblem(kindClientGone, statusClientGone, "The client left", "Nothing was decided.")
+		return clientLeft()
 	default:
 		return newProblem(kindUnreadableCapsule, http.StatusBadRequest,
 			"The capsule could not be read", "The body broke off or was framed wrongly. Send it again, whole.")
 	}
+}
+
+func clientLeft() *problem {
+	return newProblem(kindClientGone, statusClientGone, "The client left", "Nothing was decided.")
 }

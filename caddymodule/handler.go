@@ -39,7 +39,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // judge gets a decision for the capsule in r and acts on it.
 func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	start := time.Now()
-	o := h.counted(w, r)
+	o := h.counted(w, r, next)
 
 	if o.clientFault != nil {
 		problem := h.uploadProblem(o.clientFault)
@@ -54,9 +54,14 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	return h.handOn(w, r, next, p, o)
 }
 
-func (h *Handler) counted(w http.ResponseWriter, r *http.Request) outcome {
+// counted is all that Oz has to do for a capsule.
+func (h *Handler) counted(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) outcome {
 	defer h.metrics.started()()
-	return h.exchange(w, r)
+	o := h.exchange(w, r)
+	if h.Biometry != nil && o.verdict.Decision == oz.Success {
+		o.match = h.matchFaces(r, next, o)
+	}
+	return o.combine()
 }
 
 // handOn brings the decision to the app, by way of the handle_decision routes
@@ -71,14 +76,14 @@ func (h *Handler) handOn(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 	ctx, stop := h.appContext(r, o)
 	defer stop()
-	body, mediaType, err := h.delivery(o)
+	d, err := h.deliver(o)
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	if routed {
 		next = routes.Compile(next)
 	}
-	return next.ServeHTTP(w, handedOn(r.WithContext(ctx), p, body, mediaType))
+	return next.ServeHTTP(w, handedOn(r.WithContext(ctx), p, d))
 }
 
 // reachesApp reports whether a decision is handed on without being asked for:

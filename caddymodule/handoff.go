@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,32 +15,93 @@ import (
 // appGrace is how long the app has for a decision when its client has left.
 const appGrace = 30 * time.Second
 
-// delivery is the body that the app gets in place of the capsule: the folder,
-// less the best shot and what `strip` names, or, where there is no folder that
-// it may see, the problem document that the client would have had.
-func (h *Handler) delivery(o outcome) (body []byte, mediaType string, err error) {
+// delivery is what the app gets in place of the capsule.
+type delivery struct {
+	body      []byte
+	mediaType string
+	bestShot  string // word for X-Oz-Best-Shot
+}
+
+// Words for X-Oz-Best-Shot.
+const (
+	bestShotAttached = "attached"
+	bestShotAbsent   = "absent"
+	bestShotUnusable = "unusable"
+)
+
+// deliver makes the app's body: the folder, less the best shot and what
+// `strip` names, or, where there is no folder that it may see, the problem
+// document that the client would have had.
+func (h *Handler) deliver(o outcome) (delivery, error) {
 	if !reachesApp(o.verdict.Decision) {
-		return verdictProblem(o).document(), problemMediaType, nil
+		return delivery{body: verdictProblem(o).document(), mediaType: problemMediaType}, nil
 	}
-	body, err = oz.Strip(o.folder, h.stripPaths)
-	return body, "application/json", err
+	body, err := h.folders(o)
+	if err != nil {
+		return delivery{}, err
+	}
+	if h.BestShot == bestShotAttach {
+		return attached(body, o.shots), nil
+	}
+	return delivery{body: body, mediaType: "application/json"}, nil
+}
+
+// folders is what Oz said, as JSON: the folder, or with face matching both.
+func (h *Handler) folders(o outcome) ([]byte, error) {
+	liveness, err := oz.Strip(o.folder, h.stripPaths)
+	if err != nil || h.Biometry == nil {
+		return liveness, err
+	}
+	biometry := []byte("null")
+	if o.match != nil && o.match.answer.doc != nil {
+		if biometry, err = oz.Strip(o.match.answer.doc, h.stripPaths); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Concat([]byte(`{"liveness":`), liveness, []byte(`,"biometry":`), biometry, []byte(`}`)), nil
+}
+
+// attached is the folder with the best shots beside it. Those that could not
+// be decoded stay away.
+func attached(folder []byte, shots []oz.BestShot) delivery {
+	size := len(folder)
+	for _, shot := range shots {
+		size += len(shot.JPEG) + 256
+	}
+	m := oz.NewMultipart(size)
+	m.Add("folder", "", "application/json", folder)
+	word := bestShotAbsent
+	for _, shot := range shots {
+		switch {
+		case shot.JPEG != nil:
+			m.Add("best_shot", "best_shot.jpeg", "image/jpeg", shot.JPEG)
+			word = bestShotAttached
+		case word == bestShotAbsent:
+			word = bestShotUnusable
+		}
+	}
+	m.Close()
+	return delivery{body: m.Bytes(), mediaType: m.ContentType, bestShot: word}
 }
 
 // handedOn is r as the app gets it: the client's own request with our body and
 // our header fields. It has a header of its own, so that an error route that
 // runs later sees what the client sent.
-func handedOn(r *http.Request, p *passage, body []byte, mediaType string) *http.Request {
+func handedOn(r *http.Request, p *passage, d delivery) *http.Request {
 	h := r.Header.Clone()
 	for _, name := range staleHeaders {
 		delete(h, name)
 	}
-	h["Content-Type"] = []string{mediaType}
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	h["Content-Type"] = []string{d.mediaType}
+	h["Content-Length"] = []string{strconv.Itoa(len(d.body))}
 	p.facts.setHeader(h)
+	if d.bestShot != "" {
+		h[headerBestShot] = []string{d.bestShot}
+	}
 
 	r.Header = h
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength = int64(len(body))
+	r.Body = io.NopCloser(bytes.NewReader(d.body))
+	r.ContentLength = int64(len(d.body))
 	r.TransferEncoding = nil
 	r.Trailer = nil
 	return r

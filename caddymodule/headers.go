@@ -18,6 +18,7 @@ const (
 	headerQuality          = "X-Oz-Quality"
 	headerBiometry         = "X-Oz-Biometry"
 	headerErrorCode        = "X-Oz-Error-Code"
+	headerBestShot         = "X-Oz-Best-Shot"
 )
 
 // reserved reports whether name folds to "x-oz-…": lower-cased, with any

@@ -40,14 +40,41 @@ func exchangeFields(o outcome) []zap.Field {
 		zap.Duration("upload", o.uploadTime),
 		zap.Duration("oz", o.ozTime),
 		zap.String("upstream", o.upstream),
-		zap.Int("upstream_tries", o.upstreamTries),
-		zap.Int("oz_status", o.status),
-		zap.Int64("answer_bytes", o.answerBytes),
-		zap.Int64("cut_bytes", o.cutBytes),
+		zap.Int("upstream_tries", o.tries),
+		zap.Int("oz_status", o.answer.status),
+		zap.Int64("answer_bytes", o.answer.bytes),
+		zap.Int64("cut_bytes", o.answer.cut),
 		zap.Bool("client_gone", o.clientGone),
+	}
+	if len(o.shots) > 0 {
+		fields = append(fields, zap.Int("best_shots", len(o.shots)), zap.Int("best_shots_unusable", unusable(o.shots)))
+	}
+	if o.match != nil {
+		fields = append(fields, o.match.logFields()...)
 	}
 	if o.err != nil {
 		fields = append(fields, zap.Error(o.err))
+	}
+	return fields
+}
+
+func unusable(shots []oz.BestShot) (n int) {
+	for _, shot := range shots {
+		if shot.JPEG == nil {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *match) logFields() []zap.Field {
+	fields := []zap.Field{zap.Duration("reference", m.referenceTime)}
+	if m.call != nil {
+		fields = append(fields,
+			zap.Duration("match", m.ozTime),
+			zap.String("match_upstream", m.call.upstream),
+			zap.Int("match_status", m.answer.status),
+		)
 	}
 	return fields
 }

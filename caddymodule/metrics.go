@@ -19,6 +19,7 @@ type metrics struct {
 	duration     *prometheus.HistogramVec
 	capsuleBytes prometheus.Histogram
 	inFlight     prometheus.Gauge
+	tokens       *prometheus.CounterVec
 }
 
 var sharedMetrics = newMetrics()
@@ -48,6 +49,10 @@ func newMetrics() *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "in_flight",
 			Help: "Capsules on their way to Oz or waiting for its answer.",
 		}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "session_tokens_total",
+			Help: "Session tokens that were asked for, by result: issued, or the reason why not.",
+		}, []string{"result"}),
 	}
 	m.zero()
 	return m
@@ -62,6 +67,9 @@ func (m *metrics) zero() {
 	for _, kind := range refusalKinds {
 		m.refusals.WithLabelValues(kind)
 	}
+	for _, result := range tokenResults {
+		m.tokens.WithLabelValues(result)
+	}
 	for _, phase := range [...]string{"upload", "oz", "total"} {
 		m.duration.WithLabelValues(phase)
 	}
@@ -70,7 +78,7 @@ func (m *metrics) zero() {
 // register adds the collectors to a config's registry. Several handlers of
 // one config share it.
 func (m *metrics) register(registry prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight} {
+	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.tokens} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(c); err != nil && !errors.As(err, &already) {
 			return err
@@ -94,4 +102,17 @@ func (m *metrics) decided(o outcome, total time.Duration) {
 
 func (m *metrics) refused(kind string) {
 	m.refusals.WithLabelValues(kind).Inc()
+}
+
+// tokenResults is the closed set of words for what came of a session token.
+var tokenResults = []string{
+	tokenIssued, kindClientGone,
+	string(oz.Unauthorized), string(oz.Overloaded), string(oz.TooLargeForOz), string(oz.UnexpectedStatus),
+	string(oz.MalformedAnswer), string(oz.Unreachable), string(oz.ConnectionLost), string(oz.Timeout),
+}
+
+const tokenIssued = "issued"
+
+func (m *metrics) sessionToken(result string) {
+	m.tokens.WithLabelValues(result).Inc()
 }

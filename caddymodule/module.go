@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
@@ -35,6 +32,7 @@ func init() {
 // `X-Oz-Resolution-Status`, `X-Oz-System-Resolution` | the two fields of the folder that the vendor's guide decides by
 // `X-Oz-Quality`, `X-Oz-Biometry` | the status of that analysis, the worst if there are several
 // `X-Oz-Error-Code` | Oz's error code
+// `X-Oz-Best-Shot` | with `best_shot` `attach`: `attached`, `absent` or `unusable`
 //
 // Whatever it matches, the handler removes every header field and trailer whose
 // name could pass for one of these (lower-cased, with any other character than a
@@ -61,31 +59,7 @@ type Handler struct {
 	// from every request, whether it matches or not.
 	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
 
-	// How Oz is reached: the configuration of a `reverse_proxy` handler, with
-	// its upstreams, load balancing, health checks and transport. Required;
-	// without upstreams the config does not load.
-	//
-	// Unlike in a plain `reverse_proxy`, keep-alive is off unless
-	// `transport.keep_alive` is set: a capsule posted on a kept connection that
-	// Oz closes at that moment would be lost, and against seconds of analysis a
-	// handshake is nothing. The proxy of the environment (`HTTP_PROXY`) is not
-	// used unless `transport.network_proxy` says so. A capsule is never sent
-	// twice, whatever `load_balancing` says, unless not one byte of it was
-	// taken. Refused, since they would break the exchange or let a client mark
-	// Oz as down: `handle_response`, `rewrite`, `request_buffers`,
-	// `response_buffers`, `circuit_breaker`, `unhealthy_latency`, and an
-	// `unhealthy_status` that covers 400 or 413.
-	ReverseProxy *reverseproxy.Handler `json:"reverse_proxy,omitempty"`
-
-	// A path to put before `/api/…` when the vendor's {{host}} has one, such
-	// as `/oz`. Begins with `/` and does not end with one. Default: none.
-	BasePath string `json:"base_path,omitempty"`
-
-	// The value of `X-Forensic-Access-Token`, for an Oz installation that asks
-	// for one (the guide's "Authorization"). Use `{env.NAME}` or `{file./path}`:
-	// they are read when the config is loaded, and the config shows only the
-	// placeholder. Empty or unknown placeholders do not load. Default: none is sent.
-	AccessToken string `json:"access_token,omitempty"`
+	Oz
 
 	// The largest capsule taken, in bytes. Larger ones are refused with 413:
 	// by their Content-Length before a byte is read, or else where the limit
@@ -108,7 +82,13 @@ type Handler struct {
 
 	// What happens to the best shot, the large base64 image in the answer:
 	// `strip` cuts it out while the answer flows; `keep` leaves it in the app's
-	// body. Default: `strip`.
+	// body; `attach` cuts it out, decodes it, and makes the app's body a
+	// `multipart/form-data` with the part `folder` (application/json) and a part
+	// `best_shot` (image/jpeg, `best_shot.jpeg`) for each image. The header
+	// `X-Oz-Best-Shot` then says `attached`; `absent` if Oz sent no image; or
+	// `unusable` if what it sent is no base64 of a JPEG, which does not touch
+	// the decision. `keep` and `attach` hold the images in memory.
+	// Default: `strip`.
 	BestShot string `json:"best_shot,omitempty"`
 
 	// More fields to take out of the folder that the app gets, as paths of
@@ -136,6 +116,10 @@ type Handler struct {
 	// to the next handler, as with `pass`.
 	HandleDecision []DecisionRoutes `json:"handle_decision,omitempty"`
 
+	// Face matching: after a liveness SUCCESS, the best shot is compared with a
+	// photo of the user that the app has (the guide's step 4). Default: none.
+	Biometry *Biometry `json:"biometry,omitempty"`
+
 	// What a client that leaves ends. `finish`: only an unfinished upload; once
 	// the capsule is whole it is judged and the app gets the decision, and has
 	// 30 seconds for it. `cancel`: everything, at once. Default: `finish`.
@@ -147,9 +131,6 @@ type Handler struct {
 	requirePaths []oz.Path
 	metrics      *metrics
 	logger       *zap.Logger
-
-	// cleanProxy is set when the inner proxy was provisioned by this handler.
-	cleanProxy bool
 }
 
 // Requirement is a value that the folder must carry.
@@ -179,8 +160,9 @@ const (
 	defaultUploadTimeout = caddy.Duration(2 * time.Minute)
 	defaultTimeout       = caddy.Duration(60 * time.Second)
 
-	bestShotStrip = "strip"
-	bestShotKeep  = "keep"
+	bestShotStrip  = "strip"
+	bestShotKeep   = "keep"
+	bestShotAttach = "attach"
 
 	clientGoneFinish = "finish"
 	clientGoneCancel = "cancel"
@@ -220,7 +202,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.compile(); err != nil {
 		return err
 	}
-	return h.provisionProxy(ctx)
+	return h.provision(ctx)
 }
 
 func (h *Handler) setDefaults() {
@@ -230,6 +212,7 @@ func (h *Handler) setDefaults() {
 	setDefault(&h.Timeout, defaultTimeout)
 	setDefault(&h.BestShot, bestShotStrip)
 	setDefault(&h.ClientGone, clientGoneFinish)
+	h.Biometry.setDefaults()
 	if len(h.Analyses) == 0 {
 		h.Analyses = []string{"quality"}
 	}
@@ -286,141 +269,8 @@ func analysisTypes(names []string) ([]string, error) {
 	return types, nil
 }
 
-// Validate implements caddy.Validator. The Caddyfile has refused most of this
-// already, with a line number; a JSON config has not been looked at before.
-func (h *Handler) Validate() error {
-	for _, check := range []func() error{
-		h.validateNumbers, h.validateWords, h.validateBasePath, h.validateRequire, h.validateDecisions,
-	} {
-		if err := check(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *Handler) validateNumbers() error {
-	for _, field := range []struct {
-		name  string
-		value int64
-	}{
-		{"max_capsule", h.MaxCapsule},
-		{"max_answer", h.MaxAnswer},
-		{"upload_timeout", int64(h.UploadTimeout)},
-		{"timeout", int64(h.Timeout)},
-	} {
-		if field.value <= 0 {
-			return fmt.Errorf("%s: must be greater than zero", field.name)
-		}
-	}
-	return nil
-}
-
-func (h *Handler) validateWords() error {
-	if h.BestShot != bestShotStrip && h.BestShot != bestShotKeep {
-		return fmt.Errorf("best_shot: %q is not strip or keep", h.BestShot)
-	}
-	if h.ClientGone != clientGoneFinish && h.ClientGone != clientGoneCancel {
-		return fmt.Errorf("client_gone: %q is not finish or cancel", h.ClientGone)
-	}
-	return nil
-}
-
-func (h *Handler) validateBasePath() error {
-	if h.BasePath == "" {
-		return nil
-	}
-	if err := checkBasePath(h.BasePath); err != nil {
-		return fmt.Errorf("base_path: %w", err)
-	}
-	return nil
-}
-
-func (h *Handler) validateRequire() error {
-	for _, req := range h.Require {
-		if req.Value == "" {
-			return fmt.Errorf("require %s: the value is empty and could never hold", req.Path)
-		}
-	}
-	return nil
-}
-
-func (h *Handler) validateDecisions() error {
-	for _, d := range h.Pass {
-		if err := checkPass(d); err != nil {
-			return fmt.Errorf("pass: %w", err)
-		}
-	}
-	seen := make(map[string]bool)
-	for _, dr := range h.HandleDecision {
-		if len(dr.Decisions) == 0 {
-			return errors.New("handle_decision: name at least one decision")
-		}
-		for _, d := range dr.Decisions {
-			if err := checkDecision(d); err != nil {
-				return fmt.Errorf("handle_decision: %w", err)
-			}
-			if seen[d] {
-				return fmt.Errorf("handle_decision: %s has routes already", d)
-			}
-			seen[d] = true
-		}
-	}
-	return nil
-}
-
-func checkBasePath(s string) error {
-	if !strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#%{}\\ ") || strings.Contains(s, "//") {
-		return fmt.Errorf("%q is not a plain path such as /oz: it begins with a slash, ends without one, and has no query, escapes or placeholders", s)
-	}
-	for _, segment := range strings.Split(s, "/") {
-		if segment == "." || segment == ".." {
-			return fmt.Errorf("%q has a %q in it", s, segment)
-		}
-	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return fmt.Errorf("%q has characters that cannot stand in a URL", s)
-		}
-	}
-	return nil
-}
-
-func checkDecision(s string) error {
-	if !slices.Contains(oz.Decisions(), oz.Decision(s)) {
-		return fmt.Errorf("%q is not a decision; there are %s", s, joinDecisions())
-	}
-	return nil
-}
-
-func checkPass(s string) error {
-	if err := checkDecision(s); err != nil {
-		return err
-	}
-	if reachesApp(oz.Decision(s)) {
-		return fmt.Errorf("%s reaches the app anyway; pass takes INVALID and UNAVAILABLE", s)
-	}
-	return nil
-}
-
-func joinDecisions() string {
-	var words []string
-	for _, d := range oz.Decisions() {
-		words = append(words, string(d))
-	}
-	return strings.Join(words, ", ")
-}
-
-// sizeString is a size as the Caddyfile has it.
-func sizeString(n int64) string { return humanize.IBytes(uint64(n)) }
-
 // Cleanup implements caddy.CleanerUpper.
-func (h *Handler) Cleanup() error {
-	if !h.cleanProxy {
-		return nil
-	}
-	return h.ReverseProxy.Cleanup()
-}
+func (h *Handler) Cleanup() error { return h.cleanup() }
 
 // Interface guards
 var (

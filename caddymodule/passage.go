@@ -122,10 +122,20 @@ func newFacts(o outcome) facts {
 	if !reachesApp(v.Decision) {
 		return f // a folder about somebody else: its words are not this request's
 	}
-	f.resolutionStatus = headerValue(v.Folder.ResolutionStatus)
-	f.systemResolution = headerValue(v.Folder.SystemResolution)
 	f.quality = headerValue(v.Folder.AnalysisStatus(oz.Quality))
 	f.biometry = headerValue(v.Folder.AnalysisStatus(oz.Biometry))
+	decisive := v.Folder
+	if o.match != nil {
+		// The two fields are those of the folder that decided: "SUCCESS" of
+		// liveness must not stand beside faces that do not match.
+		decisive = o.match.verdict.Folder
+		if decisive == nil {
+			return f
+		}
+		f.biometry = headerValue(decisive.AnalysisStatus(oz.Biometry))
+	}
+	f.resolutionStatus = headerValue(decisive.ResolutionStatus)
+	f.systemResolution = headerValue(decisive.SystemResolution)
 	return f
 }
 

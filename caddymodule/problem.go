@@ -100,50 +100,78 @@ var refusalKinds = []string{
 	kindCapsuleTooLarge, kindUploadTimeout, kindUnreadableCapsule, kindClientGone,
 }
 
-// verdictProblems says, for each Reason that does not reach the app by itself,
-// what the client is told: rows 7 to 17 of the decision table.
-var verdictProblems = map[oz.Reason]problem{
-	oz.Binding: {Status: http.StatusForbidden, Title: "The capsule belongs to another session",
-		Detail: "What the capsule carries does not match this request. Ask for a new session token and capture again, signed in as the same user."},
-	oz.Container: {Status: http.StatusBadRequest, Title: "Oz could not accept the capsule",
-		Detail: "The capsule is empty, damaged, expired or was used before. Ask for a new session token and capture again; for code 14 send the capsule to Oz support."},
-	oz.Replayed: {Status: http.StatusConflict, Title: "The capsule was used before",
-		Detail: "Each capsule is good for one check. Ask for a new session token and capture again."},
-	oz.Unauthorized: {Status: http.StatusBadGateway, Title: "Oz refused this gateway",
-		Detail: "Nothing was decided. The operator has to check access_token: Oz answered 401 or 403."},
-	oz.Overloaded: {Status: http.StatusServiceUnavailable, Title: "Liveness checks are busy",
-		Detail: "Nothing was decided. Capture again after the time in Retry-After."},
-	oz.TooLargeForOz: {Status: http.StatusBadGateway, Title: "The capsule is too large for Oz",
-		Detail: "Nothing was decided. The operator has to raise Oz's body limit or lower max_capsule: Oz answered 413."},
-	oz.UnexpectedStatus: {Status: http.StatusBadGateway, Title: "Oz gave an unexpected answer",
-		Detail: "Nothing was decided. Capture again later; the operator finds the status in the log."},
-	oz.MalformedAnswer: {Status: http.StatusBadGateway, Title: "Oz's answer could not be read",
-		Detail: "Nothing was decided. Capture again later; the operator finds what was wrong in the log."},
-	oz.Unreachable: {Status: http.StatusBadGateway, Title: "Oz cannot be reached",
-		Detail: "Nothing was decided and nothing was sent. Try again later; the operator has to check the Oz upstreams."},
-	oz.ConnectionLost: {Status: http.StatusBadGateway, Title: "The connection to Oz was lost",
-		Detail: "Nothing was decided. The session token may be spent: ask for a new one and capture again."},
-	oz.Timeout: {Status: http.StatusGatewayTimeout, Title: "Oz took too long",
-		Detail: "Nothing was decided. The session token may be spent: ask for a new one and capture again."},
+// reasonProblem says what a client is told for a Reason.
+type reasonProblem struct {
+	status int
+	title  string
+	detail string // behind the sentence that says what there is not
+}
+
+// reasonProblems are rows 7 to 17 of the decision table: the Reasons that do
+// not reach the app by themselves.
+var reasonProblems = map[oz.Reason]reasonProblem{
+	oz.Binding: {http.StatusForbidden, "The capsule belongs to another session",
+		"What the capsule carries does not match this request. Ask for a new session token and capture again, signed in as the same user."},
+	oz.Container: {http.StatusBadRequest, "Oz could not accept the capsule",
+		"The capsule is empty, damaged, expired or was used before. Ask for a new session token and capture again; for code 14 send the capsule to Oz support."},
+	oz.Replayed: {http.StatusConflict, "The capsule was used before",
+		"Each capsule is good for one check. Ask for a new session token and capture again."},
+	oz.Unauthorized: {http.StatusBadGateway, "Oz refused this gateway",
+		"The operator has to check access_token or credentials: Oz did not accept them."},
+	oz.Overloaded: {http.StatusServiceUnavailable, "Liveness checks are busy",
+		"Try again after the time in Retry-After."},
+	oz.TooLargeForOz: {http.StatusBadGateway, "The capsule is too large for Oz",
+		"The operator has to raise Oz's body limit or lower max_capsule: Oz answered 413."},
+	oz.UnexpectedStatus: {http.StatusBadGateway, "Oz gave an unexpected answer",
+		"Try again later; the operator finds the status in the log."},
+	oz.MalformedAnswer: {http.StatusBadGateway, "Oz's answer could not be read",
+		"Try again later; the operator finds what was wrong in the log."},
+	oz.Unreachable: {http.StatusBadGateway, "Oz cannot be reached",
+		"Nothing was sent. Try again later; the operator has to check the Oz upstreams."},
+	oz.ConnectionLost: {http.StatusBadGateway, "The connection to Oz was lost",
+		"What was sent may have been used: ask for a new session token and capture again."},
+	oz.Timeout: {http.StatusGatewayTimeout, "Oz took too long",
+		"What was sent may have been used: ask for a new session token and capture again."},
 }
 
 // retryAfter is what a client is told when Oz is busy and did not say for how
 // long: about two analyses at the three seconds that the vendor plans with.
 const retryAfter = "6"
 
-// verdictProblem is the refusal for a verdict that may not reach the app.
-func verdictProblem(o outcome) *problem {
-	row, ok := verdictProblems[o.verdict.Reason]
+// problemFor makes the problem for a Reason. What says what there is not, or
+// is empty where the Reason is a decision of its own.
+func problemFor(r oz.Reason, what string, noUpstream bool, ozRetryAfter string) *problem {
+	row, ok := reasonProblems[r]
 	if !ok {
-		row = verdictProblems[oz.UnexpectedStatus]
+		row = reasonProblems[oz.UnexpectedStatus]
 	}
-	status := row.Status
-	if o.noUpstream {
-		status = http.StatusServiceUnavailable
+	if noUpstream {
+		row.status = http.StatusServiceUnavailable
 	}
-	p := newProblem(string(o.verdict.Reason), status, row.Title, row.Detail).withOzError(o.verdict.Error)
-	if o.verdict.Reason == oz.Overloaded {
-		p.with("Retry-After", o.retryAfter())
+	p := newProblem(string(r), row.status, row.title, what+row.detail)
+	if r == oz.Overloaded {
+		if ozRetryAfter == "" {
+			ozRetryAfter = retryAfter
+		}
+		p.with("Retry-After", ozRetryAfter)
 	}
 	return p
+}
+
+// verdictProblem is the refusal for a verdict that may not reach the app.
+func verdictProblem(o outcome) *problem {
+	what := ""
+	if o.verdict.Decision == oz.Unavailable {
+		what = "Nothing was decided. "
+	}
+	last := o.answer
+	if o.match != nil {
+		last = o.match.answer
+	}
+	return problemFor(o.verdict.Reason, what, o.noUpstream, last.retryAfter).withOzError(o.verdict.Error)
+}
+
+// sessionProblem is the refusal of a session token that Oz did not give.
+func sessionProblem(c *call) *problem {
+	return problemFor(c.fault.reason, "There is no session token. ", c.noUpstream, c.retryAfter)
 }

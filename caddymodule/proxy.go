@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -18,25 +17,25 @@ import (
 // order matters: the active health checker that Provision starts reads the
 // transport, so it has to be in place before; and Provision keeps a transport
 // that is set.
-func (h *Handler) provisionProxy(ctx caddy.Context) error {
-	if err := checkProxy(h.ReverseProxy); err != nil {
-		return err
-	}
-	token, err := secret(h.AccessToken)
-	if err != nil {
-		return fmt.Errorf("access_token: %w", err)
-	}
-	transport, err := loadTransport(ctx, h.ReverseProxy)
+func provisionProxy(ctx caddy.Context, rp *reverseproxy.Handler) error {
+	transport, err := loadTransport(ctx, rp)
 	if err != nil {
 		return err
 	}
-	h.ReverseProxy.TransportRaw = nil
-	h.ReverseProxy.Transport = &ozTransport{next: transport, accessToken: token}
-	if err := h.ReverseProxy.Provision(ctx); err != nil {
+	rp.TransportRaw = nil
+	rp.Transport = &ozTransport{next: transport}
+	if err := rp.Provision(ctx); err != nil {
 		return fmt.Errorf("provisioning reverse_proxy: %w", err)
 	}
-	h.cleanProxy = true
+	rp.LoadBalancing.SelectionPolicy = &selector{policy: rp.LoadBalancing.SelectionPolicy, passive: passiveChecks(rp)}
 	return nil
+}
+
+func passiveChecks(rp *reverseproxy.Handler) *reverseproxy.PassiveHealthChecks {
+	if rp.HealthChecks == nil {
+		return nil
+	}
+	return rp.HealthChecks.Passive
 }
 
 func loadTransport(ctx caddy.Context, rp *reverseproxy.Handler) (http.RoundTripper, error) {
@@ -147,25 +146,4 @@ var refusedOptions = map[string]string{
 
 func refused(option string) error {
 	return fmt.Errorf("%s cannot be used in oz_instant: %s", option, refusedOptions[option])
-}
-
-// secret resolves the placeholders of a secret from the config. Its errors
-// name no value.
-func secret(s string) (string, error) {
-	if s == "" {
-		return "", nil
-	}
-	value, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
-	if err != nil {
-		return "", err
-	}
-	if value = strings.TrimSpace(value); value == "" {
-		return "", errors.New("it is empty")
-	}
-	for i := range len(value) {
-		if value[i] <= ' ' || value[i] > '~' {
-			return "", errors.New("it has characters that cannot stand in a header field")
-		}
-	}
-	return value, nil
 }

@@ -7,11 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -20,6 +20,8 @@ import (
 
 const accessTokenHeader = "X-Forensic-Access-Token"
 
+var errSwitching = errors.New("oz answered 101 Switching Protocols")
+
 // ozTransport wraps the transport of the inner reverse_proxy and reads Oz's
 // answer inside RoundTrip. There a cut, oversized or malformed answer is an
 // ordinary round-trip error, which counts against that upstream's health;
@@ -27,39 +29,44 @@ const accessTokenHeader = "X-Forensic-Access-Token"
 // added to the header here is not in reverse_proxy's debug log: it prints the
 // request that it gave us.
 type ozTransport struct {
-	next        http.RoundTripper
-	accessToken string
+	next http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *ozTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	x, ok := req.Context().Value(exchangeCtxKey{}).(*exchange)
+	c, ok := req.Context().Value(callCtxKey{}).(*call)
 	if !ok {
 		return t.next.RoundTrip(req) // a health check
 	}
-	return x.roundTrip(t, req)
+	return c.roundTrip(t, req)
 }
 
 // roundTrip is one attempt at one upstream. There may be several, as long as
-// none of them took a byte of the capsule.
-func (x *exchange) roundTrip(t *ozTransport, req *http.Request) (*http.Response, error) {
-	if x.sent {
+// none of them took anything.
+func (c *call) roundTrip(t *ozTransport, req *http.Request) (*http.Response, error) {
+	if c.sent {
 		// A session token is spent by its first use, so that a second
 		// send would look like fraud. The first attempt's result stands.
-		return nil, canceled(errors.New("capsule was already sent once"))
+		return nil, canceled(errors.New("the call was already sent once"))
 	}
-	x.out.upstreamTries++
-	x.out.upstream = upstreamAddress(req)
+	c.tries++
+	c.fault, c.status = nil, 0
+	if di, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+		c.upstream = di.Address
+		c.tried = append(c.tried, di.Upstream.String())
+	}
 
-	body := &watchedBody{ReadCloser: req.Body}
-	res, err := t.next.RoundTrip(t.outgoing(req, body))
-	x.sent = body.touched.Load()
-	if err != nil {
-		return nil, x.failed(err)
+	var touched atomic.Bool
+	res, err := t.next.RoundTrip(c.outgoing(t, req, &touched))
+	c.sent = touched.Load()
+	if err == nil {
+		defer res.Body.Close()
+		err = c.take(res)
+	} else {
+		err = c.lost(err)
 	}
-	defer res.Body.Close()
-	if err := x.receive(res); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, c.failed(req.Context(), err)
 	}
 	return &http.Response{
 		Status: res.Status, StatusCode: res.StatusCode,
@@ -68,18 +75,27 @@ func (x *exchange) roundTrip(t *ozTransport, req *http.Request) (*http.Response,
 	}, nil
 }
 
-// outgoing is what goes on the wire.
-func (t *ozTransport) outgoing(req *http.Request, body io.ReadCloser) *http.Request {
-	out := req.WithContext(req.Context())
-	out.Body, out.GetBody = body, nil
+// outgoing is what goes on the wire. It notes in touched when something of the
+// call may have left for Oz: the first attempt to read of its body, or, where
+// there is none, a connection to write to. It is noted here, inside RoundTrip,
+// since what reverse_proxy itself reads says nothing about what Oz got.
+func (c *call) outgoing(t *ozTransport, req *http.Request, touched *atomic.Bool) *http.Request {
+	ctx := req.Context()
+	if req.Body == nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { touched.Store(true) }})
+	}
+	out := req.WithContext(ctx)
+	if req.Body != nil {
+		out.Body, out.GetBody = &watchedBody{req.Body, touched}, nil
+	}
 	out.Header = req.Header.Clone()
 	if via := out.Header["Via"]; len(via) == 1 && via[0] == "1.1 Caddy" {
 		delete(out.Header, "Via") // reverse_proxy's own; an operator's stays
 	}
-	if t.accessToken != "" {
-		out.Header[accessTokenHeader] = []string{t.accessToken}
+	if c.token != "" {
+		out.Header[accessTokenHeader] = []string{c.token}
 	}
-	if di, ok := reverseproxy.GetDialInfo(req.Context()); ok && (out.Host == "" || out.Host == di.Address) {
+	if di, ok := reverseproxy.GetDialInfo(ctx); ok && (out.Host == "" || out.Host == di.Address) {
 		out.Host = hostOf(di, t.tls())
 	}
 	return out
@@ -105,18 +121,11 @@ func (t *ozTransport) tls() bool {
 	return ok && tt.TLSEnabled()
 }
 
-func upstreamAddress(req *http.Request) string {
-	di, _ := reverseproxy.GetDialInfo(req.Context())
-	return di.Address
-}
-
-// watchedBody notes the first attempt to read: from then on bytes of the
-// capsule may have left for Oz, or sit lost in a buffer. It is watched here,
-// inside RoundTrip, since what reverse_proxy itself reads from the capsule
-// says nothing about what an upstream got.
+// watchedBody notes the first attempt to read: from then on bytes of it may
+// have left for Oz, or sit lost in a buffer.
 type watchedBody struct {
 	io.ReadCloser
-	touched atomic.Bool
+	touched *atomic.Bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -124,49 +133,55 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
+// take reads an answer.
+func (c *call) take(res *http.Response) error {
+	c.status = res.StatusCode
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		// reverse_proxy would hand the client's connection over.
+		return &fault{oz.UnexpectedStatus, errSwitching}
+	}
+	return c.read(res)
+}
+
+// lost says what an attempt's end without an answer means.
+func (c *call) lost(err error) error {
+	if !c.sent {
+		return &fault{oz.Unreachable, err} // dial or TLS
+	}
+	if isTimeout(err) { // by the operator's transport options
+		return &fault{oz.Timeout, plain(err)}
+	}
+	return &fault{oz.ConnectionLost, plain(err)}
+}
+
+// failed records why an attempt failed, and tells reverse_proxy whose fault it
+// was. Its error is a new one: it must not look like context.Canceled, which
+// would spare the upstream, unless it was the client.
+func (c *call) failed(ctx context.Context, err error) error {
+	if c.blame != nil {
+		if fault := c.blame(); fault != nil {
+			c.clientFault = fault
+			return canceled(fault)
+		}
+	}
+	f := new(fault)
+	if !errors.As(err, &f) {
+		f = &fault{oz.MalformedAnswer, err}
+	}
+	if errors.Is(context.Cause(ctx), errOzTimeout) {
+		f = &fault{oz.Timeout, errOzTimeout}
+	}
+	c.fault = f
+	plainErr := errors.New(f.Error())
+	if f.reason == oz.Unreachable {
+		return reverseproxy.NewDialError(plainErr) // another upstream may be tried
+	}
+	return plainErr
+}
+
 // canceled marks err as not the upstream's doing: reverse_proxy then neither
 // counts it nor tries again.
 func canceled(err error) error { return fmt.Errorf("%w: %w", context.Canceled, err) }
-
-// failed finds out whose fault an attempt's end without an answer is.
-func (x *exchange) failed(err error) error {
-	if fault := x.clientFault(); fault != nil {
-		x.out.clientFault = fault
-		return canceled(fault)
-	}
-	if errors.Is(context.Cause(x.ctx), errOzTimeout) {
-		return x.settle(oz.Timeout, errOzTimeout)
-	}
-	if !x.sent {
-		// Dial or TLS: nothing was accepted, another upstream may be tried.
-		return reverseproxy.NewDialError(x.settle(oz.Unreachable, err))
-	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() { // the operator's transport options
-		return x.settle(oz.Timeout, plain(err))
-	}
-	return x.settle(oz.ConnectionLost, plain(err))
-}
-
-// clientFault is what the client did to end the exchange, if it did.
-func (x *exchange) clientFault() error {
-	s := x.capsule.state()
-	if s.fault != nil {
-		return s.fault
-	}
-	if cause := context.Cause(x.ctx); errors.Is(cause, errClientGone) || errors.Is(cause, errUploadTimeout) {
-		return cause
-	}
-	return nil
-}
-
-// settle records why there is no decision. Its error is a new one: it must
-// not look like context.Canceled to reverse_proxy, which would spare the
-// upstream.
-func (x *exchange) settle(reason oz.Reason, err error) error {
-	x.out.verdict, x.out.err, x.out.folder = oz.ReasonVerdict(reason), err, nil
-	return fmt.Errorf("%s: %v", reason, err)
-}
 
 // plain is err without what the peer sent: net/http quotes malformed answers,
 // and a piece of Oz's answer may be a piece of a face.
@@ -179,12 +194,15 @@ func plain(err error) error {
 		return errors.New("connection closed")
 	case errors.Is(err, context.DeadlineExceeded):
 		return context.DeadlineExceeded
-	}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	case isTimeout(err):
 		return errors.New("timed out")
 	}
 	return fmt.Errorf("transport error of type %T", err)
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // The optional interfaces of reverse_proxy's transports, forwarded.
@@ -208,12 +226,6 @@ func (t *ozTransport) OverrideHealthCheckScheme(base *url.URL, port string) {
 func (t *ozTransport) ProxyProtocolEnabled() bool {
 	next, ok := t.next.(reverseproxy.ProxyProtocolTransport)
 	return ok && next.ProxyProtocolEnabled()
-}
-
-// isNoUpstream reports whether reverse_proxy found no upstream to try.
-func isNoUpstream(err error) bool {
-	var herr caddyhttp.HandlerError
-	return errors.As(err, &herr) && herr.StatusCode == http.StatusServiceUnavailable
 }
 
 // Interface guards

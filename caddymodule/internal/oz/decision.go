@@ -32,6 +32,14 @@ const (
 	Unreachable      Reason = "unreachable"       // nothing was sent
 	ConnectionLost   Reason = "connection_lost"   // something was sent, no answer came
 	Timeout          Reason = "timeout"           // no answer came in time
+
+	// Face matching, where it is asked for, comes after a SUCCESS of liveness.
+	BestShotMissing      Reason = "best_shot_missing"     // Oz gave none to match
+	ReferenceMissing     Reason = "reference_missing"     // the app has no photo of this user
+	ReferenceTooLarge    Reason = "reference_too_large"   // the app's photo is larger than allowed
+	ReferenceNotImage    Reason = "reference_not_image"   // what the app gave is no JPEG and no PNG
+	ReferenceUnavailable Reason = "reference_unavailable" // the app gave no photo, and no word that it has none
+	MatchRefused         Reason = "match_refused"         // Oz could not use the two images
 )
 
 // Outcome is a row of the policy table.
@@ -59,6 +67,12 @@ var outcomes = []Outcome{
 	{Unavailable, Unreachable},
 	{Unavailable, ConnectionLost},
 	{Unavailable, Timeout},
+	{Failed, BestShotMissing},
+	{Failed, ReferenceMissing},
+	{Failed, ReferenceTooLarge},
+	{Failed, ReferenceNotImage},
+	{Failed, ReferenceUnavailable},
+	{Failed, MatchRefused},
 }
 
 // Outcomes lists every outcome there can be, in the order of the table.
@@ -68,7 +82,7 @@ func Outcomes() []Outcome { return slices.Clone(outcomes) }
 func Decisions() []Decision {
 	list := make([]Decision, 0, len(outcomes))
 	for _, row := range outcomes {
-		if len(list) == 0 || list[len(list)-1] != row.Decision {
+		if !slices.Contains(list, row.Decision) {
 			list = append(list, row.Decision)
 		}
 	}
@@ -113,7 +127,7 @@ type Verdict struct {
 // and 201 is the pruned folder. Whatever is not known to be good is not.
 func (p Policy) Judge(status int, doc []byte, requirements []Requirement) Verdict {
 	if status != 200 && status != 201 {
-		return judgeRefusal(status, doc)
+		return JudgeStatus(status, doc)
 	}
 	folder, err := ReadFolder(doc)
 	if err != nil {
@@ -152,8 +166,8 @@ func (f *Folder) failed(r Reason) Verdict {
 	return Verdict{Decision: Failed, Reason: r, Folder: f, Error: f.firstError()}
 }
 
-// judgeRefusal decides by an answer that is not a folder.
-func judgeRefusal(status int, doc []byte) Verdict {
+// JudgeStatus decides by an answer that is not a folder, nor should be.
+func JudgeStatus(status int, doc []byte) Verdict {
 	v := Verdict{Decision: Unavailable, Reason: UnexpectedStatus}
 	if e, ok := ReadError(doc); ok {
 		v.Error = &e
@@ -174,16 +188,32 @@ func judgeRefusal(status int, doc []byte) Verdict {
 }
 
 // ReasonVerdict is the verdict for what needs no answer of Oz: a replayed
-// capsule, and everything that keeps an answer from coming or being used. A
-// Reason that rests on an answer gives UNAVAILABLE, as nothing was decided.
+// capsule, everything that keeps an answer from coming or being used, and what
+// keeps faces from being matched. A Reason that rests on an answer gives
+// UNAVAILABLE, as nothing was decided.
 func ReasonVerdict(r Reason) Verdict {
-	if r == Replayed {
-		return Verdict{Decision: Invalid, Reason: Replayed}
-	}
 	for _, row := range outcomes {
-		if row.Decision == Unavailable && row.Reason == r {
-			return Verdict{Decision: Unavailable, Reason: r}
+		if row.Reason == r && !restsOnAnswer(r) {
+			return Verdict{Decision: row.Decision, Reason: r}
 		}
 	}
 	return Verdict{Decision: Unavailable, Reason: UnexpectedStatus}
+}
+
+func restsOnAnswer(r Reason) bool {
+	switch r {
+	case "", AnalysisFailed, AnalysisMissing, StatusUnknown, Binding, Container:
+		return true
+	}
+	return false
+}
+
+// JudgeMatch decides by Oz's answer to two images. It is never better than
+// what the analysis of likeness says.
+func JudgeMatch(status int, doc []byte) Verdict {
+	v := Policy{Analyses: []string{Biometry}}.Judge(status, doc, nil)
+	if v.Reason == Container || status == 400 && v.Error != nil { // it is no container that Oz complains about
+		v.Decision, v.Reason = Failed, MatchRefused
+	}
+	return v
 }

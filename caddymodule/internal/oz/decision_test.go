@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -144,13 +145,18 @@ func TestJudgeOneCombinationAccepts(t *testing.T) {
 	}
 }
 
-// What needs no answer of Oz can be anything but an accept.
+// What needs no answer of Oz can be anything but an accept. A reason that rests
+// on an answer is not to be had without one.
 func TestReasonVerdict(t *testing.T) {
+	resting := []Reason{"", AnalysisFailed, AnalysisMissing, StatusUnknown, Binding, Container}
 	for _, row := range Outcomes() {
 		got := ReasonVerdict(row.Reason)
 		want := Verdict{Decision: row.Decision, Reason: row.Reason}
-		if row.Decision != Unavailable && row.Reason != Replayed {
+		if slices.Contains(resting, row.Reason) {
 			want = Verdict{Decision: Unavailable, Reason: UnexpectedStatus}
+		}
+		if got.Decision == Success {
+			t.Fatalf("%q is an accept", row.Reason)
 		}
 		if got != want {
 			t.Errorf("%q: got %+v", row.Reason, got)
@@ -170,12 +176,14 @@ func TestClosedSets(t *testing.T) {
 	wantReasons := []Reason{
 		"analysis_failed", "analysis_missing", "status_unknown", "binding", "container", "replayed", "unauthorized", "overloaded",
 		"too_large_for_oz", "unexpected_status", "malformed_answer", "unreachable", "connection_lost", "timeout",
+		"best_shot_missing", "reference_missing", "reference_too_large", "reference_not_image", "reference_unavailable",
+		"match_refused",
 	}
 	if got := Reasons(); !reflect.DeepEqual(got, wantReasons) {
 		t.Errorf("reasons: %v", got)
 	}
 	Outcomes()[1] = Outcome{Success, "mine"}
-	if got := Outcomes(); len(got) != 17 || got[1] != (Outcome{Declined, ""}) {
+	if got := Outcomes(); len(got) != 23 || got[1] != (Outcome{Declined, ""}) {
 		t.Errorf("a caller can change the table: %v", got)
 	}
 }

@@ -24,6 +24,9 @@ var heavy = [...]string{"analyses", "results_media", "output_images", "image_b64
 // heavyDepth is how many objects and arrays are open around a heavy member.
 const heavyDepth = 2*len(heavy) - 1
 
+// entryDepth is how many are open around the members of an entry of analyses.
+const entryDepth = 3
+
 // Pruner takes a folder as it comes from the network and keeps it without the
 // best shots: the name, the value and one comma go, every other byte stays as
 // it was. What it cuts it never holds, so the memory it needs is the same for
@@ -44,9 +47,12 @@ type Pruner struct {
 	kept []byte // what is left of them
 	cuts int
 
-	onPath  int  // how many of the open arrays and objects, from the root on, lead to heavy members
-	named   bool // the last member name read in the innermost of them was the one to look for
-	cutting bool // what is read now belongs to a heavy member
+	shots *shots // decodes what is cut, if it is wanted
+
+	onPath int  // how many of the open arrays and objects, from the root on, lead to heavy members
+	named  bool // the last member name read in the innermost of them was the one to look for
+	heavy  bool // what is read now belongs to a heavy member
+	entry  int  // which of the entries of analyses that is in, from 0
 
 	nameStart  int  // where in kept the current member name starts
 	mark       int  // where in kept to go back to, should the next member be a heavy one
@@ -62,8 +68,21 @@ func NewPruner(limit int64, keep bool) *Pruner {
 		grammar: grammar{want: aValue},
 		limit:   limit,
 		keep:    keep,
+		entry:   -1,
 		kept:    make([]byte, 0, max(0, min(limit, usual))),
 	}
+}
+
+// Collect has the best shots decoded while they flow by, up to limit bytes of
+// images in all. It is called before the first Write.
+func (p *Pruner) Collect(limit int64) { p.shots = &shots{limit: limit} }
+
+// BestShots are the best shots that were collected, once Close has returned nil.
+func (p *Pruner) BestShots() []BestShot {
+	if p.err != nil || p.shots == nil {
+		return nil
+	}
+	return p.shots.list
 }
 
 // Write takes the next piece of the document. How the document is split makes
@@ -102,8 +121,12 @@ func (p *Pruner) Cuts() int { return p.cuts }
 
 // step takes one token of text, or as much of one as there is.
 func (p *Pruner) step(text []byte) int {
+	inShot := p.inShot()
 	n, ev, err := p.grammar.next(text)
 	p.read += int64(n)
+	if p.shots != nil {
+		p.collect(inShot, text[:n])
+	}
 	switch piece := text[:n]; ev {
 	case nameStarts:
 		p.nameStart = len(p.kept)
@@ -129,8 +152,29 @@ func (p *Pruner) step(text []byte) int {
 	return n
 }
 
+// inShot reports whether the text is inside of a string that is a heavy
+// member's value.
+func (p *Pruner) inShot() bool {
+	return p.heavy && p.grammar.inside == inString && p.grammar.depth == heavyDepth
+}
+
+// collect gives the piece just read to whoever decodes best shots. was says
+// whether the text before it was inside of one.
+func (p *Pruner) collect(was bool, piece []byte) {
+	is := p.inShot()
+	switch {
+	case was && is:
+		p.shots.write(piece)
+	case was:
+		p.shots.write(piece[:len(piece)-1]) // less the quote
+		p.shots.end()
+	case is:
+		p.shots.begin(p.entry)
+	}
+}
+
 func (p *Pruner) take(piece []byte) {
-	if p.cutting || p.err != nil {
+	if p.heavy && !p.keep || p.err != nil {
 		return
 	}
 	if int64(len(p.kept)+len(piece)) > p.limit {
@@ -148,7 +192,7 @@ func (p *Pruner) takeComma(piece []byte) {
 		p.take(piece)
 		return
 	}
-	p.cutting = false
+	p.heavy = false
 	if !p.memberKept {
 		return
 	}
@@ -168,6 +212,9 @@ func (p *Pruner) opened() {
 	}
 	p.onPath = depth
 	p.mark, p.memberKept = len(p.kept), false
+	if depth == entryDepth {
+		p.entry++
+	}
 }
 
 func (p *Pruner) closed() {
@@ -175,7 +222,7 @@ func (p *Pruner) closed() {
 		return
 	}
 	p.onPath = p.grammar.depth
-	p.cutting = false // a heavy member ends with its object at the latest
+	p.heavy = false // a heavy member ends with its object at the latest
 }
 
 // nameEnded looks whether the name just read leads to a heavy member, or is
@@ -189,12 +236,12 @@ func (p *Pruner) nameEnded() {
 	if depth < heavyDepth {
 		return
 	}
+	p.heavy = p.named
 	if !p.named || p.keep {
 		p.memberKept = true
 		return
 	}
 	p.kept = p.kept[:p.mark]
-	p.cutting = true
 	p.cuts++
 }
 
