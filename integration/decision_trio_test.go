@@ -51,20 +51,20 @@ type judged struct {
 	app     []rawRequest       // what the app got
 	decided []logLine          // the lines "capsule decided"
 	access  logLine            // the line of the access log
-	counted map[string]float64 // series of decisions_total that moved, and by how much
+	counted map[string]float64 // series of decisions_total and refusals_total that moved, and by how much
 }
 
 // judge has send bring one request to the site, and collects what came of it. It must be the only request at this time.
 func (x *trio) judge(t testing.TB, send func() answer) (j judged) {
 	t.Helper()
-	before, accessed, decided := x.decisions(t), len(x.logLines(isAccess)), len(x.logLines(isDecided))
+	before, accessed, decided := x.counts(t), len(x.logLines(isAccess)), len(x.logLines(isDecided))
 	x.app.Forget()
 	j.answer = send()
 	// The access log comes last: then everything else is written.
 	j.access = x.waitForLogs(t, accessed+1, isAccess)[accessed]
 	j.decided = x.logLines(isDecided)[decided:]
 	j.app = x.app.Requests()
-	j.counted = x.decisions(t)
+	j.counted = x.counts(t)
 	maps.DeleteFunc(j.counted, func(series string, value float64) bool { return value == before[series] })
 	for series := range j.counted {
 		j.counted[series] -= before[series]
@@ -77,21 +77,26 @@ var (
 	isDecided = withMsg("capsule decided")
 )
 
-const decisionsTotal = "caddy_oz_instant_decisions_total"
+// The metrics that count what came of requests: one more of one of them for each capsule.
+const (
+	decisionsTotal = "caddy_oz_instant_decisions_total"
+	refusalsTotal  = "caddy_oz_instant_refusals_total"
+)
 
-// decisions returns the series of the metric that counts decisions, without its name.
-func (p *caddyProc) decisions(t testing.TB) map[string]float64 {
+// counts returns all series of the two.
+func (p *caddyProc) counts(t testing.TB) map[string]float64 {
 	t.Helper()
-	series := map[string]float64{}
+	all := map[string]float64{}
 	for line := range strings.Lines(p.Metrics(t)) {
-		rest, ours := strings.CutPrefix(strings.TrimSpace(line), decisionsTotal)
-		if labels, value, ok := strings.Cut(rest, " "); ours && ok {
-			number, err := strconv.ParseFloat(value, 64)
-			check(t, err)
-			series[labels] = number
+		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || !strings.HasPrefix(series, decisionsTotal+"{") && !strings.HasPrefix(series, refusalsTotal+"{") {
+			continue
 		}
+		number, err := strconv.ParseFloat(value, 64)
+		check(t, err)
+		all[series] = number
 	}
-	return series
+	return all
 }
 
 // verdict is what has to come of a capsule: a row of the decision table.
@@ -147,7 +152,7 @@ func (want verdict) assertSight(t testing.TB, j judged) {
 			t.Errorf("the %s has %q %q, want %q %q", place, d, r, want.decision, want.reason)
 		}
 	}
-	series := `{decision="` + want.decision + `",reason="` + want.reason + `"}`
+	series := decisionsTotal + `{decision="` + want.decision + `",reason="` + want.reason + `"}`
 	if len(j.counted) != 1 || j.counted[series] != 1 {
 		t.Errorf("counted: %v, want one more of %s", j.counted, series)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net/http"
 	"strconv"
 	"testing"
 	"time"
@@ -85,6 +86,15 @@ func (c *rawH2) read(t testing.TB, stream uint32) (a h2Answer) {
 		check(t, c.handle(frame, stream, &a))
 	}
 	return a
+}
+
+// plain is the answer as other clients of this package have it.
+func (a h2Answer) plain() answer {
+	plain := answer{Status: a.Status, Header: http.Header{}, Body: a.Body}
+	for _, field := range a.Fields {
+		plain.Header.Add(field.Name, field.Value)
+	}
+	return plain
 }
 
 func (c *rawH2) handle(frame http2.Frame, stream uint32, a *h2Answer) error {
