@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -41,6 +42,12 @@ func init() {
 //	    pass            <decision...>
 //	    handle_decision <decision...> {
 //	        <directives...>
+//	    }
+//	    capacity {
+//	        slots  <n>
+//	        queue  <n>
+//	        wait   <duration>
+//	        memory <size>
 //	    }
 //	    client_gone     finish|cancel
 //	    biometry {
@@ -159,6 +166,7 @@ var options = map[string]func(*parser, *caddyfile.Dispenser) error{
 	"pass":            parsePass,
 	"handle_decision": parseHandleDecision,
 	"biometry":        parseBiometry,
+	"capacity":        parseCapacity,
 }
 
 // repeatable are the options that may be given more than once.
@@ -291,6 +299,41 @@ func parseBiometry(p *parser, d *caddyfile.Dispenser) error {
 		return d.Errf("biometry on line %d: name a reference, such as: reference /profile/photo", line)
 	}
 	p.handler.Biometry = b
+	return nil
+}
+
+func parseCapacity(p *parser, d *caddyfile.Dispenser) error {
+	line, c := d.Line(), new(Capacity)
+	err := parseBlock(d, map[string]func(*caddyfile.Dispenser) error{
+		"slots": func(d *caddyfile.Dispenser) error { return parseCount(d, &c.Slots, 1) },
+		"queue": func(d *caddyfile.Dispenser) error {
+			c.Queue = new(int)
+			return parseCount(d, c.Queue, 0)
+		},
+		"wait":   func(d *caddyfile.Dispenser) error { return parseDuration(d, &c.Wait) },
+		"memory": func(d *caddyfile.Dispenser) error { return parseSize(d, &c.Memory) },
+	})
+	if err != nil {
+		return err
+	}
+	if c.Slots == 0 && c.Memory == 0 {
+		return d.Errf("capacity on line %d: name slots, or memory, or both, such as: slots 3", line)
+	}
+	p.handler.Capacity = c
+	return nil
+}
+
+func parseCount(d *caddyfile.Dispenser, field *int, least int) error {
+	name := d.Val()
+	value, err := oneArg(d)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < least || n > 1<<20 {
+		return d.Errf("%s: %q is not a number from %d to %d", name, value, least, 1<<20)
+	}
+	*field = n
 	return nil
 }
 

@@ -30,7 +30,7 @@ type capsule struct {
 	body   io.Reader
 	length int64 // as declared; -1 is unknown
 	limit  int64
-	gone   <-chan struct{} // closed when the client has left
+	ctx    context.Context // of the request: it ends when the client has left
 	rc     *http.ResponseController
 	onDone func() // called once, with the last byte
 
@@ -49,7 +49,7 @@ func newCapsule(w http.ResponseWriter, r *http.Request, limit int64) *capsule {
 		body:   r.Body,
 		length: r.ContentLength,
 		limit:  limit,
-		gone:   r.Context().Done(),
+		ctx:    r.Context(),
 		rc:     http.NewResponseController(w),
 	}
 	c.idle = sync.NewCond(&c.mu)
@@ -110,10 +110,8 @@ func (c *capsule) end(n int, err error) (int, error) {
 
 // blame tells a client that left from one whose body makes no sense.
 func (c *capsule) blame(err error) error {
-	select {
-	case <-c.gone:
+	if c.ctx.Err() != nil {
 		return errClientGone
-	default:
 	}
 	var netErr *net.OpError
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) ||
@@ -147,19 +145,46 @@ func (c *capsule) detach() {
 	}
 }
 
-// state is what is known of the upload at this moment: whether it is whole,
-// whether a read waits for the client, how much came and what the client did
-// wrong.
-func (c *capsule) state() (s uploadState) {
+// interrupt ends the read that is under way, or the next one.
+func (c *capsule) interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return uploadState{done: c.done, waiting: c.reading, interrupted: c.interrupted, read: c.read, fault: c.fault}
+	c.interrupted = true
+	_ = c.rc.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (c *capsule) whenDone(f func()) { c.onDone = f }
+
+// state is what is known of the upload at this moment.
+func (c *capsule) state() uploadState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return uploadState{
+		received: c.done, done: c.done, waiting: c.reading, interrupted: c.interrupted, read: c.read, fault: c.fault,
+	}
 }
 
 type uploadState struct {
-	done        bool
-	waiting     bool
+	received    bool // the client has done its part
+	done        bool // the last byte was read on Oz's behalf
+	waiting     bool // a read waits for the client
 	interrupted bool
 	read        int64
-	fault       error
+	fault       error // what the client did wrong
 }
+
+// source is where an exchange reads its capsule from: the client, or memory.
+type source interface {
+	io.ReadCloser
+	state() uploadState
+	detach()
+	// whenDone has f called with the last byte that is read. It is called
+	// before the first one is.
+	whenDone(f func())
+}
+
+// Interface guards
+var (
+	_ source = (*capsule)(nil)
+	_ source = (*heldCapsule)(nil)
+)

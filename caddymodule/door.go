@@ -116,6 +116,9 @@ func (h *Handler) uploadProblem(fault error) *problem {
 		return h.tooLarge()
 	case errors.As(fault, &ofSite):
 		return tooLarge(ofSite.Limit, "request_body")
+	case errors.Is(fault, errStalled):
+		return newProblem(kindUploadTimeout, http.StatusRequestTimeout,
+			"The upload stalled", "Others waited for the memory that it held. Try again on a better connection.")
 	case errors.Is(fault, errUploadTimeout) || errors.Is(fault, os.ErrDeadlineExceeded):
 		return newProblem(kindUploadTimeout, http.StatusRequestTimeout,
 			"The upload took too long", "The whole capsule has to arrive within "+time.Duration(h.UploadTimeout).String()+". Try again on a better connection.")

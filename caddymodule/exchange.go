@@ -31,7 +31,9 @@ type outcome struct {
 	interrupted  bool // the request's context is of no use any more: see capsule.detach
 	capsuleBytes int64
 	uploadTime   time.Duration
+	queueTime    time.Duration // waiting for capacity
 	ozTime       time.Duration // last capsule byte to whole answer
+	busy         refusal       // this gateway had no capacity, and why
 }
 
 // exchange is one capsule's way to Oz and back. Its fields belong to the
@@ -39,7 +41,7 @@ type outcome struct {
 // is behind mu.
 type exchange struct {
 	h            *Handler
-	capsule      *capsule
+	capsule      source
 	requirements []oz.Requirement
 	start        time.Time
 	ctx          context.Context
@@ -52,11 +54,11 @@ type exchange struct {
 	uploadedAt time.Time
 }
 
-// exchange sends the capsule to Oz and judges the answer.
-func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) outcome {
+// exchange sends a capsule to Oz and judges the answer.
+func (h *Handler) exchange(r *http.Request, c source, length int64) outcome {
 	x := &exchange{
 		h:            h,
-		capsule:      newCapsule(w, r, h.MaxCapsule),
+		capsule:      c,
 		requirements: h.requirements(r),
 		start:        time.Now(),
 	}
@@ -65,7 +67,7 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) outcome {
 		path:   oz.FoldersPath,
 		header: http.Header{"Content-Type": {capsuleMediaType}},
 		body:   x.capsule,
-		length: r.ContentLength,
+		length: length,
 		read:   x.receive,
 		blame:  x.clientFault,
 	}
@@ -83,8 +85,12 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request) outcome {
 // client that leaves ends it only while the upload lasts (client_gone finish).
 func (x *exchange) watch(r *http.Request) (forget func() bool, stop func()) {
 	x.ctx, x.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
-	x.capsule.onDone = x.uploaded
-	x.timer = time.AfterFunc(time.Duration(x.h.UploadTimeout), x.uploadLate)
+	x.capsule.whenDone(x.uploaded)
+	limit := x.h.UploadTimeout
+	if x.capsule.state().received {
+		limit = x.h.Timeout // all of the upload is Oz's
+	}
+	x.timer = time.AfterFunc(time.Duration(limit), x.uploadLate)
 	forget = context.AfterFunc(r.Context(), x.clientLeft)
 	return forget, func() {
 		forget()
@@ -118,7 +124,7 @@ func (x *exchange) uploadLate() {
 }
 
 func (x *exchange) clientLeft() {
-	if x.h.ClientGone == clientGoneCancel || !x.capsule.state().done {
+	if x.h.ClientGone == clientGoneCancel || !x.capsule.state().received {
 		x.cancel(errClientGone)
 	}
 }
@@ -169,7 +175,7 @@ func (x *exchange) outcome() outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 
-	o.capsuleBytes, o.interrupted, o.unread = s.read, s.interrupted, s.interrupted || !s.done
+	o.capsuleBytes, o.interrupted, o.unread = s.read, s.interrupted, s.interrupted || !s.received
 	end := time.Now()
 	if x.uploadedAt.IsZero() {
 		o.uploadTime = end.Sub(x.start)

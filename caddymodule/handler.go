@@ -39,7 +39,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // judge gets a decision for the capsule in r and acts on it.
 func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	start := time.Now()
-	o := h.counted(w, r, next)
+	o := h.decide(w, r, next)
 
 	if o.clientFault != nil {
 		problem := h.uploadProblem(o.clientFault)
@@ -52,16 +52,6 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	h.metrics.decided(o, time.Since(start))
 	h.logDecided(r, o, p)
 	return h.handOn(w, r, next, p, o)
-}
-
-// counted is all that Oz has to do for a capsule.
-func (h *Handler) counted(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) outcome {
-	defer h.metrics.started()()
-	o := h.exchange(w, r)
-	if h.Biometry != nil && o.verdict.Decision == oz.Success {
-		o.match = h.matchFaces(r, next, o)
-	}
-	return o.combine()
 }
 
 // handOn brings the decision to the app, by way of the handle_decision routes

@@ -19,7 +19,9 @@ func (h *Handler) logDecided(r *http.Request, o outcome, p *passage) {
 		extra.Set(zap.Dict("oz_instant", fields...))
 	}
 	level := zapcore.InfoLevel
-	if o.verdict.Decision == oz.Unavailable {
+	switch {
+	case o.busy != "": // as configured
+	case o.verdict.Decision == oz.Unavailable:
 		level = zapcore.ErrorLevel // the operator's to mend
 	}
 	if c := h.logger.Check(level, "capsule decided"); c != nil {
@@ -38,6 +40,7 @@ func (h *Handler) logRefused(o outcome, p *problem) {
 func exchangeFields(o outcome) []zap.Field {
 	fields := []zap.Field{
 		zap.Duration("upload", o.uploadTime),
+		zap.Duration("queue", o.queueTime),
 		zap.Duration("oz", o.ozTime),
 		zap.String("upstream", o.upstream),
 		zap.Int("upstream_tries", o.tries),

@@ -19,6 +19,9 @@ type metrics struct {
 	duration     *prometheus.HistogramVec
 	capsuleBytes prometheus.Histogram
 	inFlight     prometheus.Gauge
+	queued       prometheus.Gauge
+	busy         *prometheus.CounterVec
+	memory       prometheus.Gauge
 	tokens       *prometheus.CounterVec
 }
 
@@ -37,7 +40,7 @@ func newMetrics() *metrics {
 		}, []string{"problem"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "duration_seconds",
-			Help:    "Time from the first look at a capsule to its decision: upload is the client's part, oz is Oz's, total is both.",
+			Help:    "Time from the first look at a capsule to its decision: upload is the client's part, queue is waiting for capacity, oz is Oz's, total is all.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120},
 		}, []string{"phase"}),
 		capsuleBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -48,6 +51,18 @@ func newMetrics() *metrics {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "in_flight",
 			Help: "Capsules on their way to Oz or waiting for its answer.",
+		}),
+		queued: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "queued",
+			Help: "Capsules that wait for a slot.",
+		}),
+		busy: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "capacity_refusals_total",
+			Help: "Capsules refused for lack of capacity in this gateway, by cause: the queue was full, the wait too long, or no memory became free.",
+		}, []string{"cause"}),
+		memory: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "memory_bytes",
+			Help: "Memory that capsules hold while they are received and wait for a slot.",
 		}),
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "session_tokens_total",
@@ -67,10 +82,13 @@ func (m *metrics) zero() {
 	for _, kind := range refusalKinds {
 		m.refusals.WithLabelValues(kind)
 	}
+	for _, cause := range refusals {
+		m.busy.WithLabelValues(string(cause))
+	}
 	for _, result := range tokenResults {
 		m.tokens.WithLabelValues(result)
 	}
-	for _, phase := range [...]string{"upload", "oz", "total"} {
+	for _, phase := range [...]string{"upload", "queue", "oz", "total"} {
 		m.duration.WithLabelValues(phase)
 	}
 }
@@ -78,7 +96,7 @@ func (m *metrics) zero() {
 // register adds the collectors to a config's registry. Several handlers of
 // one config share it.
 func (m *metrics) register(registry prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.tokens} {
+	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.queued, m.busy, m.memory, m.tokens} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(c); err != nil && !errors.As(err, &already) {
 			return err
@@ -94,7 +112,13 @@ func (m *metrics) started() (done func()) {
 
 func (m *metrics) decided(o outcome, total time.Duration) {
 	m.decisions.WithLabelValues(string(o.verdict.Decision), string(o.verdict.Reason)).Inc()
+	if o.busy != "" {
+		m.busy.WithLabelValues(string(o.busy)).Inc()
+		m.duration.WithLabelValues("queue").Observe(o.queueTime.Seconds())
+		return // nothing else was measured
+	}
 	m.duration.WithLabelValues("upload").Observe(o.uploadTime.Seconds())
+	m.duration.WithLabelValues("queue").Observe(o.queueTime.Seconds())
 	m.duration.WithLabelValues("oz").Observe(o.ozTime.Seconds())
 	m.duration.WithLabelValues("total").Observe(total.Seconds())
 	m.capsuleBytes.Observe(float64(o.capsuleBytes))

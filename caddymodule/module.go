@@ -120,11 +120,16 @@ type Handler struct {
 	// photo of the user that the app has (the guide's step 4). Default: none.
 	Biometry *Biometry `json:"biometry,omitempty"`
 
+	// How much work Oz gets at once, and who may wait for how long. Default: no
+	// limit.
+	Capacity *Capacity `json:"capacity,omitempty"`
+
 	// What a client that leaves ends. `finish`: only an unfinished upload; once
 	// the capsule is whole it is judged and the app gets the decision, and has
 	// 30 seconds for it. `cancel`: everything, at once. Default: `finish`.
 	ClientGone string `json:"client_gone,omitempty"`
 
+	gate         *gateUser // nil: no limit
 	matchers     caddyhttp.MatcherSets
 	policy       oz.Policy
 	stripPaths   []oz.Path
@@ -202,7 +207,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.compile(); err != nil {
 		return err
 	}
-	return h.provision(ctx)
+	if err := h.provision(ctx); err != nil {
+		return err
+	}
+	return h.provisionCapacity(ctx)
 }
 
 func (h *Handler) setDefaults() {
@@ -213,6 +221,7 @@ func (h *Handler) setDefaults() {
 	setDefault(&h.BestShot, bestShotStrip)
 	setDefault(&h.ClientGone, clientGoneFinish)
 	h.Biometry.setDefaults()
+	h.Capacity.setDefaults()
 	if len(h.Analyses) == 0 {
 		h.Analyses = []string{"quality"}
 	}
@@ -270,7 +279,12 @@ func analysisTypes(names []string) ([]string, error) {
 }
 
 // Cleanup implements caddy.CleanerUpper.
-func (h *Handler) Cleanup() error { return h.cleanup() }
+func (h *Handler) Cleanup() error {
+	if h.gate != nil {
+		h.gate.close()
+	}
+	return h.cleanup()
+}
 
 // Interface guards
 var (

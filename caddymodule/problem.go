@@ -168,7 +168,11 @@ func verdictProblem(o outcome) *problem {
 	if o.match != nil {
 		last = o.match.answer
 	}
-	return problemFor(o.verdict.Reason, what, o.noUpstream, last.retryAfter).withOzError(o.verdict.Error)
+	p := problemFor(o.verdict.Reason, what, o.noUpstream, last.retryAfter).withOzError(o.verdict.Error)
+	if o.busy != "" {
+		p.Detail = "Nothing was decided and nothing was sent to Oz. Send the same capsule again after the time in Retry-After."
+	}
+	return p
 }
 
 // sessionProblem is the refusal of a session token that Oz did not give.

@@ -17,7 +17,7 @@ var bestShotWords = []string{bestShotStrip, bestShotKeep, bestShotAttach}
 // already, with a line number; a JSON config has not been looked at before.
 func (h *Handler) Validate() error {
 	for _, check := range []func() error{
-		h.validateNumbers, h.validateWords, h.validateRequire, h.validateDecisions, h.validateBiometry,
+		h.validateNumbers, h.validateWords, h.validateRequire, h.validateDecisions, h.validateBiometry, h.validateCapacity,
 	} {
 		if err := check(); err != nil {
 			return err

@@ -1,0 +1,220 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const analysis = 3 * time.Second
+
+func newLimiter(slots, queue int) *limiter {
+	l := new(limiter)
+	l.set(slots, queue)
+	return l
+}
+
+// hold takes a slot for as long as an analysis.
+func (l *limiter) hold(ctx context.Context, wait time.Duration) error {
+	if err := l.acquire(ctx, wait); err != nil {
+		return err
+	}
+	time.Sleep(analysis)
+	l.release(analysis)
+	return nil
+}
+
+// At ten times the load all slots are always in use, whoever waits does so in
+// turn and no longer than allowed, and whoever is refused learns when to come.
+func TestLimiterUnderLoad(t *testing.T) {
+	for _, slots := range []int{1, 4, 12} {
+		synctest.Test(t, func(t *testing.T) { underLoad(t, slots) })
+	}
+}
+
+func underLoad(t *testing.T, slots int) {
+	const wait, duration = 10 * time.Second, 10 * time.Minute
+	l := newLimiter(slots, 4*slots)
+	var mu sync.Mutex
+	var served, refused int
+	var longest time.Duration
+	var order []int
+	var all sync.WaitGroup
+	gap := analysis / time.Duration(10*slots)
+	begin := time.Now()
+	for i := 0; time.Since(begin) < duration; i++ {
+		all.Go(func() {
+			came := time.Now()
+			err := l.acquire(t.Context(), wait)
+			waited := time.Since(came)
+			if err == nil {
+				mu.Lock()
+				served, longest, order = served+1, max(longest, waited), append(order, i)
+				mu.Unlock()
+				time.Sleep(analysis)
+				l.release(analysis)
+				return
+			}
+			var busy *busyError
+			if !errors.As(err, &busy) || busy.retryAfter <= 0 || busy.retryAfter > 60*time.Second {
+				t.Errorf("refused with %v", err)
+			}
+			mu.Lock()
+			refused++
+			mu.Unlock()
+		})
+		time.Sleep(gap)
+	}
+	most := int(duration/analysis) * slots
+	mu.Lock()
+	if served < most*98/100 || refused == 0 {
+		t.Errorf("%d slots: served %d of %d, refused %d", slots, served, most, refused)
+	}
+	if longest > wait {
+		t.Errorf("%d slots: someone waited %s", slots, longest)
+	}
+	for i := 1; i < len(order); i++ {
+		if order[i] < order[i-1] {
+			t.Fatalf("%d slots: %d was served after %d", slots, order[i-1], order[i])
+		}
+	}
+	mu.Unlock()
+	all.Wait()
+	if busy, waiting := l.load(); busy != 0 || waiting != 0 {
+		t.Errorf("%d slots: in the end %d are taken and %d wait", slots, busy, waiting)
+	}
+}
+
+// Who comes back when Retry-After says so would have been served: all that was
+// before him is done.
+func TestLimiterRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(2, 4)
+		for range 3 { // learn how long an analysis takes
+			if err := l.hold(t.Context(), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all sync.WaitGroup
+		for range 6 {
+			all.Go(func() { _ = l.hold(t.Context(), time.Minute) })
+		}
+		synctest.Wait()
+		var busy *busyError
+		if err := l.acquire(t.Context(), time.Minute); !errors.As(err, &busy) || busy.cause != refusalQueue {
+			t.Fatalf("got %v", err)
+		}
+		if busy.retryAfter != 9*time.Second { // six analyses, two at a time
+			t.Errorf("Retry-After is %s", busy.retryAfter)
+		}
+		time.Sleep(busy.retryAfter)
+		synctest.Wait()
+		if busy, waiting := l.load(); busy != 0 || waiting != 0 {
+			t.Errorf("then %d are taken and %d wait", busy, waiting)
+		}
+		all.Wait()
+	})
+}
+
+// Nobody waits who is known to wait in vain, and nobody longer than allowed
+// where that was not known.
+func TestLimiterWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(1, 10)
+		if err := l.hold(t.Context(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.acquire(t.Context(), time.Minute); err != nil { // and never gives it back
+			t.Fatal(err)
+		}
+		start := time.Now()
+		var busy *busyError
+		if err := l.acquire(t.Context(), 2*time.Second); !errors.As(err, &busy) || busy.cause != refusalWait || time.Since(start) != 0 {
+			t.Errorf("got %v after %s, want a refusal at once", err, time.Since(start))
+		}
+		if err := l.acquire(t.Context(), 5*time.Second); !errors.As(err, &busy) || busy.cause != refusalWait || time.Since(start) != 5*time.Second {
+			t.Errorf("got %v after %s, want a refusal after 5s", err, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.acquire(ctx, time.Minute); !errors.Is(err, errClientGone) {
+			t.Errorf("a client that leaves: got %v", err)
+		}
+		if busy, waiting := l.load(); busy != 1 || waiting != 0 {
+			t.Errorf("%d are taken and %d wait", busy, waiting)
+		}
+	})
+}
+
+// A reload changes the limits for those who are there already.
+func TestLimiterChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(1, 0)
+		if err := l.acquire(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.acquire(t.Context(), time.Second); err == nil {
+			t.Error("a queue of 0 let someone wait")
+		}
+		l.set(1, 5)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if err := l.acquire(t.Context(), time.Minute); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		l.set(3, 0)
+		synctest.Wait()
+		if busy, waiting := l.load(); busy != 3 || waiting != 1 {
+			t.Errorf("with 3 slots %d are taken and %d wait", busy, waiting)
+		}
+		l.set(2, 0)
+		l.release(analysis)
+		if busy, waiting := l.load(); busy != 2 || waiting != 1 {
+			t.Errorf("with 2 slots %d are taken and %d wait", busy, waiting)
+		}
+		l.release(analysis)
+		all.Wait()
+	})
+}
+
+// Slots neither multiply nor vanish, whatever happens at the same moment.
+func TestLimiterRaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(3, 20)
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		inside, most := 0, 0
+		for i := range 2000 {
+			all.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(i), 1))
+				time.Sleep(time.Duration(r.IntN(600)) * time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+r.IntN(5))*time.Second)
+				defer cancel()
+				if l.acquire(ctx, time.Duration(1+r.IntN(5))*time.Second) != nil {
+					return
+				}
+				mu.Lock()
+				inside++
+				most = max(most, inside)
+				mu.Unlock()
+				time.Sleep(time.Duration(1+r.IntN(3)) * time.Second)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				l.release(time.Second)
+			})
+		}
+		all.Wait()
+		if busy, waiting := l.load(); busy != 0 || waiting != 0 || most != 3 {
+			t.Errorf("in the end %d are taken and %d wait; at most %d were inside", busy, waiting, most)
+		}
+	})
+}
