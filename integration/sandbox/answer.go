@@ -34,6 +34,11 @@ func htmlAnswer(status int, title string) answer {
 	return answer{status: status, header: http.Header{"Content-Type": {"text/html"}}, body: []byte(page)}
 }
 
+// tooLargeAnswer is what a web server in front says.
+func tooLargeAnswer() answer {
+	return htmlAnswer(http.StatusRequestEntityTooLarge, "413 Request Entity Too Large")
+}
+
 // refusalAnswer is a refused capsule.
 func refusalAnswer(why *refusal, o Options) answer {
 	message := textInvalid

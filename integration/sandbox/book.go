@@ -11,6 +11,7 @@ import (
 
 // Receipt is what the sandbox saw of one request.
 type Receipt struct {
+	Route            string // which call: OnFolders, OnBiometry, OnToken, OnAuth, OnRefresh or another word
 	Method           string
 	Path             string // as sent, escapes and all
 	RequestURI       string
@@ -26,27 +27,68 @@ type Receipt struct {
 	Size     int64  // how many bytes of the body came
 	Complete bool   // the body was read to its end
 
+	Parts []Part // of a multipart body, once it is in
+
+	TokenDigest string // SHA-256 of the access token it came with, in hex; empty: none
+	GrantDigest string // the same of the access token that it was given
+
 	Status   int  // what was answered; 0: nothing (yet)
 	Code     int  // the error_code in the answer, if there is one
 	Finished bool // nothing more will happen to this request
 
 	Start, End time.Time // by the real clock, not Options.Clock
-
-	route string
 }
 
 // Stats are counters, for waiting and for measuring.
 type Stats struct {
-	Received int   // POSTs to folders that began
-	Finished int   // POSTs to folders that ended, one way or another
+	Received int   // POSTs of capsules that began
+	Finished int   // POSTs of capsules that ended, one way or another
 	Tokens   int   // session tokens handed out by HTTP
-	Open     int   // POSTs to folders going on now
+	Open     int   // POSTs of capsules going on now
 	PeakOpen int   // most at any one time
-	Busy     int   // places taken, of Options.Parallel
+	Busy     int   // places taken, of Options.Parallel: by capsules and by images to match
 	PeakBusy int   // most at any one time
 	Waiting  int   // POSTs waiting for a place
 	Refused  int   // POSTs answered 503 because there was no place
 	Bytes    int64 // of capsules, received
+
+	Matches         int // POSTs of images to match that began
+	MatchesFinished int // POSTs of images to match that ended, one way or another
+
+	LoginTries   int // POSTs to auth that began
+	Logins       int // access tokens given out for credentials
+	RefreshTries int // POSTs to refresh that began
+	Refreshes    int // access tokens given out for an expire_token
+}
+
+// begin counts a request that has begun.
+func (st *Stats) begin(rec *Receipt) {
+	if rec.Method != http.MethodPost {
+		return
+	}
+	switch rec.Route {
+	case OnFolders:
+		st.Received++
+		st.Open++
+		st.PeakOpen = max(st.PeakOpen, st.Open)
+	case OnBiometry:
+		st.Matches++
+	case OnAuth:
+		st.LoginTries++
+	case OnRefresh:
+		st.RefreshTries++
+	}
+}
+
+// end counts one that has ended.
+func (st *Stats) end(rec *Receipt) {
+	switch {
+	case rec.isCapsule():
+		st.Open--
+		st.Finished++
+	case rec.Route == OnBiometry:
+		st.MatchesFinished++
+	}
 }
 
 // book keeps receipts and counters, and wakes up whoever waits for them.
@@ -66,24 +108,23 @@ func (b *book) open(r *http.Request, route string) *Receipt {
 	rec := &Receipt{
 		Method: r.Method, Path: r.URL.EscapedPath(), RequestURI: r.RequestURI, Host: r.Host, Proto: r.Proto,
 		RemoteAddr: r.RemoteAddr, Header: r.Header.Clone(), TransferEncoding: slices.Clone(r.TransferEncoding),
-		ContentLength: r.ContentLength, Start: time.Now(), route: route,
+		ContentLength: r.ContentLength, Start: time.Now(), Route: route,
+	}
+	if token := r.Header.Get(accessTokenHeader); token != "" {
+		rec.TokenDigest = Digest([]byte(token))
 	}
 	b.update(func(st *Stats) {
 		if len(b.receipts) >= b.keep {
 			b.receipts = slices.Delete(b.receipts, 0, len(b.receipts)-b.keep+1)
 		}
 		b.receipts = append(b.receipts, rec)
-		if rec.isCapsule() {
-			st.Received++
-			st.Open++
-			st.PeakOpen = max(st.PeakOpen, st.Open)
-		}
+		st.begin(rec)
 	})
 	return rec
 }
 
 func (rec *Receipt) isCapsule() bool {
-	return rec.route == routeFolders && rec.Method == http.MethodPost
+	return rec.Route == OnFolders && rec.Method == http.MethodPost
 }
 
 // update changes receipts or counters under the lock.
@@ -105,9 +146,14 @@ func (b *book) broadcast(busy, waiting int) {
 	})
 }
 
-// Received returns a receipt for each POST to folders, in the order in which they came, those still going on included.
+// Received returns a receipt for each POST of a capsule, in the order in which they came, those still going on included.
 func (s *Sandbox) Received() []Receipt {
 	return slices.DeleteFunc(s.Requests(), func(rec Receipt) bool { return !rec.isCapsule() })
+}
+
+// RequestsOn returns a receipt for every request of one call, such as OnBiometry, in the same order.
+func (s *Sandbox) RequestsOn(route string) []Receipt {
+	return slices.DeleteFunc(s.Requests(), func(rec Receipt) bool { return rec.Route != route })
 }
 
 // Requests returns a receipt for every request, whatever it was.

@@ -72,6 +72,10 @@ type CapsuleSpec struct {
 	// Outcome is how its analysis ends. Default: SUCCESS.
 	Outcome string
 
+	// Person is who was in front of the camera, and is to be seen in the best shot: see Portrait. Default: somebody without
+	// a name.
+	Person string
+
 	// Media is how many media there are. Default: 1.
 	Media int
 
@@ -104,6 +108,7 @@ type capsule struct {
 
 type payload struct {
 	Outcome      string            `json:"outcome"`
+	Person       string            `json:"person,omitempty"`
 	EventSession string            `json:"event_session_id"`
 	Meta         map[string]string `json:"meta_data,omitempty"`
 }
@@ -181,7 +186,7 @@ func (spec CapsuleSpec) header(content []byte) capsule {
 	c := capsule{
 		SessionToken: spec.SessionToken,
 		Size:         int64(len(content)),
-		Payload:      &payload{Outcome: spec.Outcome, EventSession: spec.EventSession, Meta: spec.Meta},
+		Payload:      &payload{Outcome: spec.Outcome, Person: spec.Person, EventSession: spec.EventSession, Meta: spec.Meta},
 		Media:        []medium{},
 	}
 	for i := range spec.Media {

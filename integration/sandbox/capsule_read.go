@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// refusal is why a capsule is refused. The reason goes into the log, the text into the answer if LegacyMessages is on.
+// refusal is why a body is refused. The reason goes into the log, and of what is no capsule into the answer; of a capsule
+// the legacy text does, if LegacyMessages is on.
 type refusal struct {
 	code   int
 	legacy string

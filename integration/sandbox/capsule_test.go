@@ -55,7 +55,7 @@ func TestContentType(t *testing.T) {
 	s, url := start(t, Options{})
 	for value, good := range map[string]bool{
 		"application/octet-stream": true, "Application/Octet-Stream; charset=binary": true,
-		"": false, "application/json": false, "multipart/form-data; boundary=x": false, "text": false,
+		"": false, "application/json": false, "multipart/mixed; boundary=x": false, "text": false,
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), "POST", url+FoldersPath, bytes.NewReader(s.Capsule(CapsuleSpec{})))
 		if err != nil {

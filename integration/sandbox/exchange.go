@@ -22,9 +22,14 @@ type exchange struct {
 	meter *meter
 	met   metFault
 	slot  bool
+	// person is who is to be seen in the best shot.
+	person string
 	// reason is why a capsule was refused: for the log only, as at Oz.
 	reason string
 }
+
+// shot is the best shot of whom the capsule shows, so many characters long.
+func (x *exchange) shot(size int64) base64Text { return x.s.shots.get(shotKey{x.person, size}) }
 
 // only serves one method, with whatever fault is due, and answers 405 to all others.
 func (x *exchange) only(method string, work func() answer) {
@@ -41,7 +46,12 @@ func (x *exchange) only(method string, work func() answer) {
 	}
 	x.meter = newMeter(body, x.o.MaxCapsule)
 	x.meter.count = func(n int) {
-		x.s.book.update(func(st *Stats) { x.rec.Size += int64(n); st.Bytes += int64(n) })
+		x.s.book.update(func(st *Stats) {
+			x.rec.Size += int64(n)
+			if x.rec.isCapsule() {
+				st.Bytes += int64(n)
+			}
+		})
 	}
 	if x.met.before != nil {
 		x.met.before(x)
@@ -50,6 +60,9 @@ func (x *exchange) only(method string, work func() answer) {
 	a := work()
 	if a.tree != nil && a.status == http.StatusCreated && x.met.tree != nil {
 		x.met.tree(&tree{a.tree, x}, x.met.Fault)
+	}
+	if a.tree != nil && a.status < 300 && x.met.field != nil {
+		x.met.field(a.tree, x.met.Fault)
 	}
 	a.render()
 	if x.met.answer != nil {
@@ -62,27 +75,15 @@ func (x *exchange) only(method string, work func() answer) {
 	x.send(a)
 }
 
-// folders is POST /api/instant/folders/.
+// folders is POST /api/instant/folders/ with a capsule.
 func (x *exchange) folders() answer {
-	if refused := x.authorize(); refused != nil {
-		return *refused
-	}
-	if x.o.MaxCapsule > 0 && x.r.ContentLength > x.o.MaxCapsule {
-		return htmlAnswer(http.StatusRequestEntityTooLarge, "413 Request Entity Too Large")
-	}
-	if !x.o.SlotAfterUpload && !x.takeSlot() {
-		return x.overloaded()
-	}
-	c, refused, err := readCapsule(x.meter, x.o.AcceptAny)
-	switch {
-	case errors.Is(err, errTooLarge):
-		return htmlAnswer(http.StatusRequestEntityTooLarge, "413 Request Entity Too Large")
-	case err != nil:
-		x.abort() // the client has left in the middle of its capsule
-	}
-	if x.o.SlotAfterUpload && !x.takeSlot() {
-		return x.overloaded()
-	}
+	return x.analyse(func() (func() answer, error) {
+		c, refused, err := readCapsule(x.meter, x.o.AcceptAny)
+		return func() answer { return x.capsuleAnswer(c, refused) }, err
+	})
+}
+
+func (x *exchange) capsuleAnswer(c capsule, refused *refusal) answer {
 	if kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || kind != "application/octet-stream" {
 		refused = refuse(13, "No data container provided", "Content-Type is not application/octet-stream")
 	}
@@ -94,6 +95,31 @@ func (x *exchange) folders() answer {
 	}
 	x.s.wait(x.o.AnalysisTime)
 	return jsonAnswer(http.StatusCreated, x.folder(c))
+}
+
+// analyse is what capsules and images have in common: an access token, a place, a body. Receive reads the body to its end
+// and returns what is to be done then; its error means that the body did not arrive.
+func (x *exchange) analyse(receive func() (func() answer, error)) answer {
+	if refused := x.authorize(); refused != nil {
+		return *refused
+	}
+	if x.o.MaxCapsule > 0 && x.r.ContentLength > x.o.MaxCapsule {
+		return tooLargeAnswer()
+	}
+	if !x.o.SlotAfterUpload && !x.takeSlot() {
+		return x.overloaded()
+	}
+	judge, err := receive()
+	switch {
+	case errors.Is(err, errTooLarge):
+		return tooLargeAnswer()
+	case err != nil:
+		x.abort() // the client has left in the middle of its body
+	}
+	if x.o.SlotAfterUpload && !x.takeSlot() {
+		return x.overloaded()
+	}
+	return judge()
 }
 
 // token is GET /api/authorize/session_token.
@@ -110,22 +136,12 @@ func (x *exchange) version() answer {
 	return jsonAnswer(http.StatusOK, fields("version", "sandbox"))
 }
 
-// elsewhere is the place that no client should ever be led to: a folder that says SUCCESS, for no capsule at all.
-func (x *exchange) elsewhere() answer { return jsonAnswer(http.StatusCreated, x.folder(anyCapsule(0))) }
-
-// authorize checks the access token, when one is asked for.
-func (x *exchange) authorize() *answer {
-	given := x.r.Header.Get("X-Forensic-Access-Token")
-	var a answer
-	switch {
-	case x.o.AccessToken == "" || given == x.o.AccessToken:
-		return nil
-	case given == "":
-		a = errorAnswer(http.StatusUnauthorized, 6, "Access token is not provided")
-	default:
-		a = errorAnswer(http.StatusUnauthorized, 7, "Access token is invalid")
-	}
-	return &a
+// elsewhere is the place that no client should ever be led to: a folder that says SUCCESS to liveness and to likeness, for
+// nothing at all.
+func (x *exchange) elsewhere() answer {
+	t := tree{x.goodFolder(), x}
+	t.analyses().items = append(t.analyses().items, t.builder().biometry(Success, scoresOf(Success), nil))
+	return jsonAnswer(http.StatusCreated, t.object)
 }
 
 // takeSlot waits for a place, and reports false when there is none to be had.
@@ -170,10 +186,7 @@ func (x *exchange) close() {
 	x.log()
 	x.s.book.update(func(st *Stats) { // last: who waits for the end finds everything in place
 		rec.Finished = true
-		if rec.isCapsule() {
-			st.Open--
-			st.Finished++
-		}
+		st.end(rec)
 	})
 }
 
@@ -182,7 +195,7 @@ func (x *exchange) log() {
 		slog.String("route", x.route), slog.String("method", x.r.Method), slog.Int("status", x.rec.Status),
 		slog.Duration("took", x.rec.End.Sub(x.rec.Start)),
 	}
-	if x.rec.isCapsule() {
+	if x.route == OnFolders || x.route == OnBiometry {
 		attrs = append(attrs, slog.Int64("bytes", x.rec.Size), slog.String("digest", x.rec.Digest), slog.Bool("complete", x.rec.Complete))
 	}
 	if x.rec.Code != 0 {

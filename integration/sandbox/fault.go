@@ -10,7 +10,7 @@ import (
 
 // Fault is something that goes wrong. The zero value is no fault. Written as text it is
 //
-//	kind[:value][,name=value…][@folders|@token|@all][*times]
+//	kind[:value][,name=value…][@folders|@biometry|@token|@auth|@refresh|@all][*times]
 //
 // as in "cut", "drip:10ms", "early:400,bytes=1MiB", "status:503,retry-after=30" or "status:500@token*1". Which field the
 // value after the colon sets depends on the kind; fields left zero mean the kind's default. See [Kinds].
@@ -24,16 +24,22 @@ type Fault struct {
 	Word       string        // word=     a text, or a variety of the kind
 	RetryAfter string        // retry-after= its value with 429 and 503; "none" leaves it out; default 7
 
-	On    string // which calls: "folders" (default), "token" (session_token) or "all"
+	On    string // which calls: "folders" (default: capsules), "biometry", "token" (session_token), "auth", "refresh", "all"
 	Times int    // only the first so many requests after it was set; 0: every one
 }
 
-// Where a fault strikes.
+// Calls, as a fault aims at them and a receipt tells them apart.
 const (
-	OnFolders = "folders"
-	OnToken   = "token"
-	OnAll     = "all"
+	OnFolders  = "folders"  // POST to folders, of a capsule
+	OnBiometry = "biometry" // POST to folders, of images to match
+	OnToken    = "token"    // GET of a session token
+	OnAuth     = "auth"     // POST of credentials
+	OnRefresh  = "refresh"  // POST of an expire_token
+	OnAll      = "all"      // every call; of faults only
 )
+
+// Scopes lists where a fault can strike.
+func Scopes() []string { return []string{OnFolders, OnBiometry, OnToken, OnAuth, OnRefresh, OnAll} }
 
 // KindInfo describes one kind of fault.
 type KindInfo struct {
@@ -181,10 +187,12 @@ func (f Fault) withDefaults() (Fault, error) {
 	fill(&f.Word, k.defaults.Word)
 	fill(&f.On, OnFolders)
 	switch {
-	case !slices.Contains([]string{OnFolders, OnToken, OnAll}, f.On):
+	case !slices.Contains(Scopes(), f.On):
 		return f, fmt.Errorf("fault %q: cannot strike %q", f.Kind, f.On)
-	case f.On != OnFolders && k.tree != nil:
+	case k.ofFolders() && f.On != OnFolders && f.On != OnBiometry:
 		return f, fmt.Errorf("fault %q spoils folders only", f.Kind)
+	case k.shot && f.On != OnFolders:
+		return f, fmt.Errorf("fault %q spoils best shots only", f.Kind)
 	case f.Bytes < 0, f.N < 0, f.Pause < 0, f.Times < 0:
 		return f, fmt.Errorf("fault %q: numbers must not be negative", f.Kind)
 	case k.param == "status" && (f.Status < 200 || f.Status > 599):

@@ -28,10 +28,13 @@ func answerStatus(a *answer, x *exchange) {
 	case status == http.StatusRequestEntityTooLarge, status == http.StatusBadGateway, status == http.StatusGatewayTimeout:
 		*a = htmlAnswer(status, title)
 	default:
-		codes := map[int]int{400: 14, 401: 7, 403: 9, 404: 10, 405: 1, 501: 2, 429: 11, 503: 11}
+		codes := map[int]int{400: 14, 401: codeInvalid, 403: codeForbidden, 404: 10, 405: 1, 501: 2, 429: 11, 503: 11}
 		messages := map[int]string{
-			400: textInvalid, 401: "Access token is invalid", 403: "Access is forbidden", 404: "Not found",
+			400: textInvalid, 401: accessTexts[codeInvalid], 403: accessTexts[codeForbidden], 404: "Not found",
 			405: "Method not allowed", 429: "Too many requests", 501: "Not realized", 503: "Service is overloaded",
+		}
+		if x.route != OnFolders {
+			codes[400] = 3 // 14 is about capsules
 		}
 		message, known := messages[status]
 		if !known {
@@ -53,8 +56,8 @@ func answerStatus(a *answer, x *exchange) {
 // answerFolder sends the right answer with another status. A refused capsule gets a good folder here: what is tested is
 // whether the status alone is heeded.
 func answerFolder(a *answer, x *exchange) {
-	if a.status != http.StatusCreated && x.route == routeFolders {
-		*a = jsonAnswer(http.StatusCreated, x.folder(anyCapsule(0)))
+	if a.status != http.StatusCreated && (x.route == OnFolders || x.route == OnBiometry) {
+		*a = jsonAnswer(http.StatusCreated, x.goodFolder())
 	}
 	a.render()
 	a.status = x.met.Status
@@ -69,7 +72,11 @@ func answerJSON(a *answer, x *exchange) {
 }
 
 func answerOzError(a *answer, x *exchange) {
-	*a = errorAnswer(x.met.Status, x.met.N, textInvalid)
+	text, known := accessTexts[x.met.N]
+	if !known {
+		text = textInvalid
+	}
+	*a = errorAnswer(x.met.Status, x.met.N, text)
 }
 
 func formGzip(a *answer, _ *exchange) {
@@ -91,7 +98,7 @@ func formTrailing(a *answer, x *exchange) {
 }
 
 func formSecondDocument(a *answer, x *exchange) {
-	a.body = appendJSON(append(a.body, '\n'), x.folder(anyCapsule(0)))
+	a.body = appendJSON(append(a.body, '\n'), x.goodFolder())
 }
 
 func formTruncated(a *answer, x *exchange) { a.body = x.part(*a) }
@@ -103,6 +110,14 @@ func formArray(a *answer, _ *exchange) {
 func formEmpty(a *answer, _ *exchange) { a.body = nil }
 
 func formContentType(a *answer, x *exchange) { a.header.Set("Content-Type", x.met.Word) }
+
+// formDate sets the Date; nil keeps net/http from adding one.
+func formDate(a *answer, x *exchange) {
+	a.header["Date"] = []string{x.met.Word}
+	if x.met.Word == "none" {
+		a.header["Date"] = nil
+	}
+}
 
 func formEvilHeaders(a *answer, _ *exchange) {
 	for name, value := range map[string]string{

@@ -125,6 +125,18 @@ var answerChecks = map[string]func(*testing.T, reply){
 			t.Errorf("%v", r.header)
 		}
 	},
+	"date": func(t *testing.T, r reply) {
+		folderWith(201)(t, r)
+		if r.header.Get("Date") != "" {
+			t.Errorf("%v", r.header)
+		}
+	},
+	"date:yesterday": func(t *testing.T, r reply) {
+		folderWith(201)(t, r)
+		if got := r.header["Date"]; len(got) != 1 || got[0] != "yesterday" {
+			t.Errorf("%v", r.header)
+		}
+	},
 	"evil-headers": func(t *testing.T, r reply) {
 		folderWith(201)(t, r)
 		for _, name := range []string{"X-Oz-Decision", "X_oz_decision", "Set-Cookie"} {

@@ -16,7 +16,7 @@ type tree struct {
 // analyses are its entries in analyses[].
 func (t *tree) analyses() *array { return t.get("analyses").(*array) }
 
-// quality is the first entry: the liveness analysis.
+// quality is the first entry: the liveness analysis, or the biometry of images.
 func (t *tree) quality() *object { return t.analyses().objects()[0] }
 
 // images calls f on every output image.
@@ -38,6 +38,23 @@ func (t *tree) setAll(name string, value any) {
 }
 
 const decision = "system_resolution"
+
+func setField(o *object, f Fault) {
+	name, value, given := strings.Cut(f.Word, "=")
+	switch {
+	case f.Bytes > 0:
+		o.set(name, strings.Repeat("x", int(f.Bytes)))
+	case given:
+		o.set(name, verbatim(value))
+	default:
+		o.drop(name)
+	}
+}
+
+func dupField(o *object, f Fault) {
+	name, value, _ := strings.Cut(f.Word, "=")
+	o.add(name, verbatim(value))
+}
 
 func dupDeclinedSuccess(t *tree, _ Fault) {
 	t.replace(decision, member{decision, Declined}, member{decision, Success})
@@ -88,7 +105,7 @@ func escapedNames(t *tree, _ Fault) {
 }
 
 func escapedSlashes(t *tree, _ Fault) {
-	text := strings.ReplaceAll(string(t.x.s.shots.get(t.x.o.BestShotSize)), "/", `\/`)
+	text := strings.ReplaceAll(string(t.x.s.shots.get(shotKey{"", t.x.o.BestShotSize})), "/", `\/`)
 	t.setAll("image_b64", base64Text(text))
 }
 
@@ -129,12 +146,16 @@ func (t *tree) builder() *folderBuilder {
 	return &folderBuilder{
 		outcome: Success, id: t.get("folder_id").(string), media: t.get("media").(*array).objects(),
 		began: t.get("time_created").(float64), now: t.get("time_updated").(float64),
-		shot: t.x.s.shots.get(t.x.o.BestShotSize),
+		shot: t.x.s.shots.get(shotKey{"", t.x.o.BestShotSize}),
 	}
 }
 
 func noQuality(t *tree, _ Fault) {
-	t.set("analyses", list(t.builder().biometry(Success, 0.97)))
+	other := t.builder().biometry(Success, scoresOf(Success), nil)
+	if t.x.route == OnBiometry {
+		other = t.builder().quality()
+	}
+	t.set("analyses", list(other))
 }
 
 func noAnalyses(t *tree, _ Fault) { t.set("analyses", list()) }
@@ -231,7 +252,7 @@ func severalBestShots(t *tree, f Fault) {
 	})
 }
 
-func bigImage(t *tree, f Fault) { t.setAll("image_b64", t.x.s.shots.get(f.Bytes)) }
+func bigImage(t *tree, f Fault) { t.setAll("image_b64", t.x.s.shots.get(shotKey{"", f.Bytes})) }
 
 func bigText(t *tree, f Fault) {
 	t.set("resolution_comment", strings.Repeat("text ", int(f.Bytes/5)+1)[:f.Bytes])

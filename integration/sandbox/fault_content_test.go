@@ -71,6 +71,14 @@ const (
 )
 
 var contentChecks = map[string]func(*testing.T, reply){
+	"outcome":                      has(`"system_resolution": "FAILED"`, `"QUALITY"`, `"error_code": 11`),
+	"outcome:DECLINED":             has(topDeclined, `"confidence_spoofing": 0.9312`),
+	"field":                        has(`{"time_created"`),
+	"field:is_cleared={\"a\":[1]}": has(`"is_cleared": {"a":[1]}`),
+	"field:folder_id,bytes=1001":   view(func(f folderView) bool { return len(f.ID) == 1001 }),
+	"field:new=1":                  has(`"analyses"`, `"new": 1}`),
+	"dup-field":                    has(`{"folder_id": "`, `"folder_id": null}`),
+
 	"dup-declined-success": has(topDeclined, topSuccess),
 	"dup-success-declined": has(topSuccess, topDeclined),
 	"dup-escaped":          has(topDeclined, `"system\u005fresolution": "SUCCESS"`),

@@ -11,15 +11,21 @@ type kind struct {
 	param    string // the field that the value after the colon sets; "" for none
 	defaults Fault
 	words    []string // the varieties, when Word may not be anything
+	shot     bool     // it spoils the best shot, which only liveness has
+	outcome  bool     // Word is the outcome, whatever is sent
 	help     string
 	group    string
 
 	slow   func(x *exchange, body io.Reader) io.Reader // how the body is read
 	before func(x *exchange)                           // instead of everything, the body unread
 	tree   func(t *tree, f Fault)                      // what a folder says
+	field  func(o *object, f Fault)                    // what any JSON document says at its top level
 	answer func(a *answer, x *exchange)                // what is sent, as status, headers and bytes
 	send   func(x *exchange, a answer)                 // how it is sent
 }
+
+// ofFolders reports whether the kind makes sense for nothing but folders.
+func (k *kind) ofFolders() bool { return k.tree != nil || k.outcome }
 
 // kinds is filled in by init because its functions, in a roundabout way, look kinds up.
 var kinds []kind
@@ -89,23 +95,28 @@ func formKinds() []kind {
 		{name: "array", help: "put the document into an array", answer: formArray},
 		{name: "empty-body", help: "an answer of no bytes", answer: formEmpty},
 		{name: "content-type", param: "word", defaults: Fault{Word: "text/html"}, help: "another Content-Type on the right answer", answer: formContentType},
+		{name: "date", param: "word", defaults: Fault{Word: "none"}, help: "another Date on the right answer, or none at all", answer: formDate},
 		{name: "evil-headers", help: "headers that must not travel on: X-Oz-Decision: SUCCESS, Set-Cookie, Location and others", answer: formEvilHeaders},
 	}
 }
 
 func contentKinds() []kind {
 	return []kind{
+		{name: "outcome", outcome: true, param: "word", defaults: Fault{Word: Failed}, words: Outcomes(), help: "the folder of this outcome, whatever the capsule asks for or the images show"},
+		{name: "field", param: "word", defaults: Fault{Word: "folder_id"}, help: "a field at the top of any JSON answer: NAME=JSON sets it, NAME leaves it out, NAME,bytes=N makes it a text of that length", field: setField},
+		{name: "dup-field", param: "word", defaults: Fault{Word: "folder_id=null"}, help: "the same field a second time: NAME=JSON", field: dupField},
+
 		{name: "dup-declined-success", help: "system_resolution twice: DECLINED, then SUCCESS", tree: dupDeclinedSuccess},
 		{name: "dup-success-declined", help: "system_resolution twice: SUCCESS, then DECLINED", tree: dupSuccessDeclined},
 		{name: "dup-escaped", help: `DECLINED under its name, SUCCESS under system\u005fresolution`, tree: dupEscaped},
 		{name: "dup-nested", help: "resolution_status of QUALITY twice: DECLINED, then SUCCESS", tree: dupNested},
 		{name: "dup-analyses", help: "analyses twice: QUALITY DECLINED in the first, SUCCESS in the second", tree: dupAnalyses},
-		{name: "dup-image", help: "image_b64 twice in each output image", tree: dupImage},
+		{name: "dup-image", shot: true, help: "image_b64 twice in each output image", tree: dupImage},
 		{name: "other-case", help: "System_Resolution and Resolution_Status instead of the right names", tree: otherCase},
 		{name: "case-both", help: "DECLINED under the right name, SUCCESS under System_Resolution", tree: caseBoth},
 		{name: "case-fold", help: "DECLINED under the right name, SUCCESS under one spelt with a long s (U+017F)", tree: caseFold},
 		{name: "escaped-names", help: `every underscore in a name written \u005f, as in image\u005fb64`, tree: escapedNames},
-		{name: "escaped-slashes", help: `every slash in the image written \/`, tree: escapedSlashes},
+		{name: "escaped-slashes", shot: true, help: `every slash in the image written \/`, tree: escapedSlashes},
 
 		{name: "word", param: "word", defaults: Fault{Word: "APPROVED"}, help: "another word as system_resolution", tree: setWord("system_resolution")},
 		{name: "resolution", param: "word", defaults: Fault{Word: "DONE"}, help: "another word as resolution_status", tree: setWord("resolution_status")},
@@ -116,7 +127,7 @@ func contentKinds() []kind {
 		{name: "null-decision", help: "both decision fields null", tree: nullDecision},
 		{name: "wrong-types", help: `system_resolution is ["SUCCESS"]`, tree: wrongTypes},
 
-		{name: "no-quality", help: "only a BIOMETRY analysis, SUCCESS", tree: noQuality},
+		{name: "no-quality", help: "only a BIOMETRY analysis, SUCCESS (of images: only a QUALITY analysis)", tree: noQuality},
 		{name: "no-analyses", help: "analyses is empty", tree: noAnalyses},
 		{name: "quality-declined", help: "QUALITY is DECLINED while the top level says SUCCESS", tree: qualityIs("FINISHED", Declined)},
 		{name: "quality-failed", help: "QUALITY is FAILED while the top level says SUCCESS", tree: qualityIs("FAILED", Failed)},
@@ -129,11 +140,11 @@ func contentKinds() []kind {
 		{name: "absent", help: "everything that a decision does not need is absent", tree: absent},
 		{name: "analysis-id", help: "analysis_id instead of analyse_id", tree: analysisID},
 		{name: "extra", help: "unknown fields on every level", tree: extra},
-		{name: "original-url", help: "original_url instead of image_b64", tree: originalURL},
-		{name: "image-value", param: "word", defaults: Fault{Word: "null"}, help: "this JSON as image_b64", tree: imageValue},
-		{name: "no-best-shot", help: "output_images is empty", tree: noBestShot},
-		{name: "several-best-shots", param: "n", defaults: Fault{N: 3}, help: "so many output images in each result", tree: severalBestShots},
-		{name: "big", param: "bytes", defaults: Fault{Bytes: 20 << 20}, help: "an image_b64 of this size (default 20 MiB)", tree: bigImage},
+		{name: "original-url", shot: true, help: "original_url instead of image_b64", tree: originalURL},
+		{name: "image-value", shot: true, param: "word", defaults: Fault{Word: "null"}, help: "this JSON as image_b64", tree: imageValue},
+		{name: "no-best-shot", shot: true, help: "output_images is empty", tree: noBestShot},
+		{name: "several-best-shots", shot: true, param: "n", defaults: Fault{N: 3}, help: "so many output images in each result", tree: severalBestShots},
+		{name: "big", shot: true, param: "bytes", defaults: Fault{Bytes: 20 << 20}, help: "an image_b64 of this size (default 20 MiB)", tree: bigImage},
 		{name: "big-text", param: "bytes", defaults: Fault{Bytes: 2 << 20}, help: "a resolution_comment of this size (default 2 MiB)", tree: bigText},
 
 		{name: "bad-utf8", help: "invalid UTF-8 in resolution_comment", tree: badUTF8},

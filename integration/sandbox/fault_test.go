@@ -22,6 +22,12 @@ func TestParseFault(t *testing.T) {
 		"word:MAYBE":                        {Kind: "word", Word: "MAYBE", On: OnFolders},
 		"content-type:text/plain":           {Kind: "content-type", Word: "text/plain", On: OnFolders},
 		"reset@all":                         {Kind: "reset", On: OnAll},
+		"hang@auth*1":                       {Kind: "hang", On: OnAuth, Times: 1},
+		"status@refresh":                    {Kind: "status", Status: 500, On: OnRefresh},
+		"dup-nested@biometry":               {Kind: "dup-nested", On: OnBiometry},
+		"outcome:DECLINED@biometry":         {Kind: "outcome", Word: Declined, On: OnBiometry},
+		`field:expire_date="x"@auth`:        {Kind: "field", Word: `expire_date="x"`, On: OnAuth},
+		"field:access_token,bytes=1k@auth":  {Kind: "field", Word: "access_token", Bytes: 1024, On: OnAuth},
 	} {
 		got, err := ParseFault(text)
 		if err != nil || got != want {
@@ -33,7 +39,7 @@ func TestParseFault(t *testing.T) {
 	}
 	for _, text := range []string{
 		"no-such", "cut:many", "cut:-1", "hang:1", "status:abc", "status:100", "status:503,retry=1", "cut@nowhere", "cut*0", "cut*x",
-		"dup-nested@token", "length:odd", "inject:other", "drip:5", ":", "@token",
+		"dup-nested@token", "dup-nested@auth", "outcome@refresh", "outcome:MAYBE", "big@biometry", "image-value@all", "length:odd", "inject:other", "drip:5", ":", "@token",
 	} {
 		if f, err := ParseFault(text); err == nil {
 			t.Errorf("%q is taken for %+v", text, f)
@@ -100,9 +106,32 @@ func TestFaultStrikesWhereItShould(t *testing.T) {
 		}
 	}
 	s.SetFault(MustFault("status:500@all"))
-	get(t, "GET", url+FoldersPath).wantError(t, 405, 1) // other calls are spared
+	get(t, "GET", url+FoldersPath).wantError(t, 405, 1) // what is no call is spared
 	if r := get(t, "GET", url+VersionPath); r.status != 500 {
 		t.Errorf("all means all: version answers %d", r.status)
+	}
+}
+
+// The five calls that a fault can be aimed at, each alone.
+func TestFaultStrikesOneCall(t *testing.T) {
+	s, url := start(t, Options{Accounts: accounts(), AccessToken: "fixed"})
+	g := logIn(t, url)
+	calls := map[string]func() int{
+		OnFolders: func() int {
+			return send(t, url+FoldersPath, "application/octet-stream", s.Capsule(CapsuleSpec{}), accessTokenHeader, "fixed").status
+		},
+		OnBiometry: func() int { return photosOf("a", "a").post(t, url, accessTokenHeader, "fixed").status },
+		OnToken:    func() int { return get(t, "GET", url+TokenPath, accessTokenHeader, "fixed").status },
+		OnAuth:     func() int { return send(t, url+AuthPath, "application/json", []byte(right)).status },
+		OnRefresh:  func() int { return refresh(t, url, g.Access, g.Expire).status },
+	}
+	for _, on := range Scopes() {
+		s.SetFault(MustFault("status:418@" + on))
+		for name, call := range calls {
+			if status, struck := call(), on == name || on == OnAll; (status == 418) != struck {
+				t.Errorf("@%s: %s answers %d", on, name, status)
+			}
+		}
 	}
 }
 

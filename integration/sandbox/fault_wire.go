@@ -87,7 +87,7 @@ func answerEarly(x *exchange) {
 	x.meter.copyTo(nil, x.met.Bytes)
 	a := refusalAnswer(errNotOurs, x.o)
 	if x.met.Status != http.StatusBadRequest {
-		a = jsonAnswer(http.StatusCreated, x.folder(anyCapsule(0)))
+		a = jsonAnswer(http.StatusCreated, x.goodFolder())
 		answerStatus(&a, x)
 	}
 	if x.r.ProtoMajor > 1 {

@@ -28,6 +28,11 @@ type wire struct {
 // dial opens a connection and sends the header of a capsule's request, with the length given.
 func (w *wire) dial(length int) {
 	w.t.Helper()
+	w.dialAs("application/octet-stream", length)
+}
+
+func (w *wire) dialAs(contentType string, length int) {
+	w.t.Helper()
 	host := strings.TrimPrefix(w.url, "http://")
 	conn, err := net.Dial("tcp", host)
 	if err != nil {
@@ -36,7 +41,7 @@ func (w *wire) dial(length int) {
 	w.conn = conn
 	w.t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	w.write(fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", FoldersPath, host, length))
+	w.write(fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", FoldersPath, host, contentType, length))
 }
 
 func (w *wire) write(b []byte) {

@@ -16,6 +16,7 @@ const (
 	scoreLive   = 0.0579
 	scoreAttack = 0.9312
 	scoreUnsure = 0.8421
+	scoreSame   = 0.9712
 )
 
 // Media types whose results are keyed by a name of their own.
@@ -25,26 +26,17 @@ var sourceKeys = map[string]string{
 
 // folder is the answer to a good capsule, in the vendor's shape. What the vendor does not state is null, empty or likely.
 func (x *exchange) folder(c capsule) *object {
-	now := x.o.Clock()
-	b := folderBuilder{
-		outcome: c.Payload.Outcome, id: newUUID(), shot: x.s.shots.get(x.o.BestShotSize),
-		began: unixSeconds(now.Add(-x.o.AnalysisTime)), now: unixSeconds(now),
-	}
+	b := x.builder(c.Payload.Outcome)
+	x.person = c.Payload.Person
+	b.shot = x.shot(x.o.BestShotSize)
 	for _, m := range c.Media {
 		b.media = append(b.media, b.medium(m))
 	}
-
-	status, resolution, comment := "FINISHED", c.Payload.Outcome, "[]"
 	analyses := list(b.quality())
-	switch c.Payload.Outcome {
-	case Failed:
-		status = "FAILED"
-		comment = `[{"type": "QUALITY", "error_code": 11}]`
-	case OperatorRequired:
+	if b.outcome == OperatorRequired {
 		// A human is never asked about liveness, only about likeness: so this capsule had both analyses.
-		analyses.items = append(analyses.items, b.biometry(OperatorRequired, scoreUnsure))
+		analyses.items = append(analyses.items, b.biometry(OperatorRequired, confidence{scoreUnsure, scoreUnsure}, nil))
 	}
-
 	meta := fields("event_session_id", c.Payload.EventSession)
 	if !x.o.NoEcho {
 		for _, name := range slices.Sorted(maps.Keys(c.Payload.Meta)) {
@@ -52,6 +44,86 @@ func (x *exchange) folder(c capsule) *object {
 				meta.add(quoted(name), c.Payload.Meta[name])
 			}
 		}
+	}
+	return b.folder(meta, analyses)
+}
+
+// matchFolder is the answer to images that were to be matched.
+func (x *exchange) matchFolder(order matchOrder, photos []photo) *object {
+	likeness, each := compare(photos)
+	found := x.o.resolve(likeness.min)
+	if usable(photos) < 2 {
+		found = Failed
+	}
+	b := x.builder(found)
+	if b.outcome != found { // a fault would have it so: the scores have to fit
+		likeness, each = scoresOf(b.outcome), nil
+	}
+	for _, p := range photos {
+		m := b.medium(medium{Name: p.Name, Type: "IMAGE_FOLDER", Tags: p.Tags})
+		if text, given := order.mediaMeta[p.Name]; given && !x.o.NoEcho {
+			m.set("meta_data", verbatim(text))
+		}
+		b.media = append(b.media, m)
+	}
+	analysis := b.biometry(b.outcome, likeness, each)
+	if b.outcome == Failed && usable(photos) < 2 {
+		analysis.set("error_code", 4)
+		analysis.set("error_message", textFew)
+	}
+	meta := fields()
+	if !x.o.NoEcho {
+		for _, name := range slices.Sorted(maps.Keys(order.meta)) {
+			meta.add(quoted(name), verbatim(order.meta[name]))
+		}
+	}
+	return b.folder(meta, list(analysis))
+}
+
+// goodFolder is a folder that says SUCCESS, for who has not earned one.
+func (x *exchange) goodFolder() *object {
+	if x.route != OnBiometry {
+		return x.folder(anyCapsule(0))
+	}
+	b := x.builder(Success)
+	for _, name := range []string{"reference.jpeg", "best_shot.jpeg"} {
+		b.media = append(b.media, b.medium(medium{Name: name, Type: "IMAGE_FOLDER", Tags: []string{"photo_selfie"}}))
+	}
+	return b.folder(fields(), list(b.biometry(Success, scoresOf(Success), nil)))
+}
+
+// scoresOf is a likeness that would lead to an outcome.
+func scoresOf(outcome string) confidence {
+	score := map[string]float64{Success: scoreSame, OperatorRequired: scoreUnsure}[outcome]
+	return confidence{score, score}
+}
+
+// folderBuilder holds what the parts of one folder share.
+type folderBuilder struct {
+	outcome, id string
+	began, now  float64
+	media       []*object
+	shot        base64Text
+}
+
+// builder begins a folder. A fault can want another outcome than was found.
+func (x *exchange) builder(outcome string) *folderBuilder {
+	if x.met.outcome {
+		outcome = x.met.Word
+	}
+	now := x.o.Clock()
+	return &folderBuilder{
+		outcome: outcome, id: newUUID(), began: unixSeconds(now.Add(-x.o.AnalysisTime)), now: unixSeconds(now),
+	}
+}
+
+// folder puts everything together.
+func (b *folderBuilder) folder(meta *object, analyses *array) *object {
+	status, comment := "FINISHED", "[]"
+	if b.outcome == Failed {
+		first := analyses.objects()[0]
+		status = "FAILED"
+		comment = fmt.Sprintf(`[{"type": "%s", "error_code": %d}]`, first.get("type"), first.get("error_code"))
 	}
 	media := list()
 	for _, m := range b.media {
@@ -64,7 +136,7 @@ func (x *exchange) folder(c capsule) *object {
 		"company_id", nil,
 		"user_id", nil,
 		"resolution_status", status,
-		"system_resolution", resolution,
+		"system_resolution", b.outcome,
 		"resolution_comment", comment,
 		"operator_status", nil,
 		"operator_comment", nil,
@@ -74,14 +146,6 @@ func (x *exchange) folder(c capsule) *object {
 		"media", media,
 		"analyses", analyses,
 	)
-}
-
-// folderBuilder holds what the parts of one folder share.
-type folderBuilder struct {
-	outcome, id string
-	began, now  float64
-	media       []*object
-	shot        base64Text
 }
 
 func (b *folderBuilder) medium(m medium) *object {
@@ -117,12 +181,7 @@ func (b *folderBuilder) quality() *object {
 		a.set("resolution_status", Declined)
 		a.set("resolution", Declined)
 	case Failed:
-		a.set("state", "FAILED")
-		a.set("resolution_status", Failed)
-		a.set("resolution", Failed)
-		a.set("error_code", 11)
-		a.set("error_message", "External service error")
-		return a
+		return failed(a)
 	}
 	a.set("results_data", fields("confidence_spoofing", score))
 	results := list()
@@ -138,16 +197,34 @@ func (b *folderBuilder) quality() *object {
 	return a
 }
 
-// biometry is the face matching analysis, with its score on both levels.
-func (b *folderBuilder) biometry(resolution string, score float64) *object {
+// biometry is the face matching analysis, with its score on both levels. Where each medium has the same, each is nil.
+func (b *folderBuilder) biometry(resolution string, all confidence, each []confidence) *object {
 	a := b.analysis("BIOMETRY", resolution)
-	scores := func() *object { return fields("max_confidence", score, "min_confidence", score) }
-	a.set("results_data", scores())
+	if resolution == Failed {
+		return failed(a)
+	}
+	scores := func(c confidence) *object { return fields("max_confidence", c.max, "min_confidence", c.min) }
+	a.set("results_data", scores(all))
 	results := list()
-	for _, m := range b.media {
-		results.items = append(results.items, b.result(m, scores(), list()))
+	for i, m := range b.media {
+		switch {
+		case each == nil:
+			results.items = append(results.items, b.result(m, scores(all), list()))
+		case each[i].min <= each[i].max: // else it was compared with nothing
+			results.items = append(results.items, b.result(m, scores(each[i]), list()))
+		}
 	}
 	a.set("results_media", results)
+	return a
+}
+
+// failed is an analysis that could not be done.
+func failed(a *object) *object {
+	a.set("state", "FAILED")
+	a.set("resolution_status", Failed)
+	a.set("resolution", Failed)
+	a.set("error_code", 11)
+	a.set("error_message", "External service error")
 	return a
 }
 

@@ -196,7 +196,7 @@ func TestBestShotIsAJPEGOfTheSizeWanted(t *testing.T) {
 		}
 	}
 	// Around a full comment segment the last one has to be at least four bytes long.
-	face := drawFace(12)
+	face := Portrait("", 12)
 	for want := len(face); want < len(face)+20; want++ {
 		for _, segments := range []int{0, 65537, 2 * 65537} {
 			shot := padJPEG(face, want+segments)

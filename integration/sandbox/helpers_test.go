@@ -79,6 +79,15 @@ func post(t *testing.T, url string, capsule []byte) reply {
 
 func get(t *testing.T, method, url string, header ...string) reply {
 	t.Helper()
+	r, err := tryGet(t, method, url, header...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func tryGet(t *testing.T, method, url string, header ...string) (reply, error) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -89,11 +98,7 @@ func get(t *testing.T, method, url string, header ...string) reply {
 	if host := req.Header.Get("Host"); host != "" {
 		req.Host = host
 	}
-	r, err := do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return do(req)
 }
 
 // wantError checks the one shape that errors have.

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -12,11 +13,12 @@ import (
 // Sandbox is a stand-in for one Oz Instant server. It is safe for concurrent use, also while its options and its fault
 // are being changed.
 type Sandbox struct {
-	keys  *keyPair
-	used  usedTokens
-	book  *book
-	slots slots
-	shots shotCache
+	keys     *keyPair
+	used     usedTokens
+	sessions sessions
+	book     *book
+	slots    slots
+	shots    *cache[shotKey, base64Text]
 
 	mu        sync.Mutex
 	opts      Options
@@ -38,7 +40,7 @@ func New(o Options) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sandbox keys: %w", err)
 	}
-	s := &Sandbox{keys: keys, book: newBook(o.KeepReceipts), opts: o, kind: kindByName(o.Fault.Kind)}
+	s := &Sandbox{keys: keys, book: newBook(o.KeepReceipts), shots: newShots(), opts: o, kind: kindByName(o.Fault.Kind)}
 	s.released, s.done = make(chan struct{}), make(chan struct{})
 	s.slots.changed = s.book.broadcast
 	return s, nil
@@ -48,7 +50,9 @@ func New(o Options) (*Sandbox, error) {
 func (s *Sandbox) Options() Options {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.opts
+	o := s.opts
+	o.Accounts = maps.Clone(o.Accounts) // whoever changes them must not do so behind our back
+	return o
 }
 
 // SetOptions changes the switches for requests that come from now on. KeysDir and KeepReceipts stay as New set them. It
@@ -114,20 +118,28 @@ func (s *Sandbox) takeFault(route string) metFault {
 // ServeHTTP is the server.
 func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o := s.Options()
-	route := o.route(r.URL.Path)
-	x := &exchange{s: s, o: o, w: w, r: r, route: route}
+	route := o.route(r)
+	x := &exchange{s: s, o: o, w: w, r: r, route: route, met: metFault{kind: &kind{}}}
 	x.rec = s.book.open(r, route)
 	defer x.close()
 
+	// Whoever reckons with expire_date does so by the server's clock.
+	w.Header().Set("Date", o.Clock().UTC().Format(http.TimeFormat))
 	if !o.hostAllowed(r.Host) {
 		x.send(htmlAnswer(http.StatusBadRequest, "Bad Request (400)"))
 		return
 	}
 	switch route {
-	case routeFolders:
+	case OnFolders:
 		x.only(http.MethodPost, x.folders)
-	case routeToken:
+	case OnBiometry:
+		x.only(http.MethodPost, x.biometry)
+	case OnToken:
 		x.only(http.MethodGet, x.token)
+	case OnAuth:
+		x.only(http.MethodPost, x.login)
+	case OnRefresh:
+		x.only(http.MethodPost, x.refresh)
 	case routeVersion:
 		x.only(http.MethodGet, x.version)
 	case routeElsewhere:
@@ -137,17 +149,16 @@ func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Calls that a fault cannot be aimed at; the others are OnFolders and so on.
 const (
-	routeFolders   = "folders"
-	routeToken     = "token"
 	routeVersion   = "version"
 	routeElsewhere = "elsewhere"
 	routeUnknown   = "unknown"
 )
 
-// route names the call behind a path.
-func (o Options) route(path string) string {
-	path, ok := strings.CutPrefix(path, o.BasePath)
+// route names the call that a request makes.
+func (o Options) route(r *http.Request) string {
+	path, ok := strings.CutPrefix(r.URL.Path, o.BasePath)
 	if !ok {
 		return routeUnknown
 	}
@@ -158,10 +169,16 @@ func (o Options) route(path string) string {
 		return strings.TrimSuffix(path, "/") == strings.TrimSuffix(want, "/")
 	}
 	switch {
+	case same(FoldersPath) && r.Method == http.MethodPost && isOf(r, "multipart/form-data"):
+		return OnBiometry
 	case same(FoldersPath):
-		return routeFolders
+		return OnFolders
 	case same(TokenPath):
-		return routeToken
+		return OnToken
+	case same(AuthPath) && len(o.Accounts) > 0:
+		return OnAuth
+	case same(RefreshPath) && len(o.Accounts) > 0:
+		return OnRefresh
 	case same(VersionPath):
 		return routeVersion
 	case path == ElsewherePath:
