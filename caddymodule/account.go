@@ -37,8 +37,8 @@ type account struct {
 	key             [sha256.Size]byte
 	email, password string
 
-	mu    sync.Mutex
-	links []*link
+	mu       sync.Mutex
+	granters []granter // through any of which Oz can be asked
 
 	current *session
 	next    *session // a refreshed one, until it may be used: see acquire
@@ -55,6 +55,11 @@ type session struct {
 	expires  time.Time
 	users    int  // calls under way with it
 	accepted bool // at least once, by Oz
+}
+
+// granter asks Oz for access tokens: a link does.
+type granter interface {
+	grant(ctx context.Context, path string, body []byte, token string) (oz.Grant, *fault)
 }
 
 var accounts = caddy.NewUsagePool()
@@ -77,10 +82,15 @@ func openAccount(l *link, o *Oz) (*account, error) {
 		return nil, err
 	}
 	a := value.(*account)
+	a.open(l)
+	return a, nil
+}
+
+// open puts g to use.
+func (a *account) open(g granter) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.links = append(a.links, l)
-	return a, nil
+	a.granters = append(a.granters, g)
 }
 
 // accountKey tells accounts apart: by who logs in, and where.
@@ -103,10 +113,10 @@ func (o *Oz) upstreamNames() []string {
 	return names
 }
 
-// close takes l out of use.
-func (a *account) close(l *link) {
+// close takes g out of use.
+func (a *account) close(g granter) {
 	a.mu.Lock()
-	a.links = slices.DeleteFunc(a.links, func(other *link) bool { return other == l })
+	a.granters = slices.DeleteFunc(a.granters, func(other granter) bool { return other == g })
 	a.mu.Unlock()
 	_, _ = accounts.Delete(a.key) // the account's own Destruct never fails
 }
@@ -121,14 +131,15 @@ func (a *account) Destruct() error {
 }
 
 // acquire returns a session to make a call with, and waits for one if need be.
-// Whoever gets one has to release it.
+// Whoever gets one has to release it. Oz is asked through g if nobody else is
+// there to ask it: a call under way outlives its config.
 //
 // Oz forgets a token with the first use of the one that it was refreshed to.
 // An upload with the old one that is still under way would be refused, so the
 // new one is used when no call needs the old one any more, or when its time is up.
-func (a *account) acquire(ctx context.Context) (*session, *fault) {
+func (a *account) acquire(ctx context.Context, g granter) (*session, *fault) {
 	for {
-		s, wait, failure := a.tryAcquire()
+		s, wait, failure := a.tryAcquire(g)
 		if wait == nil {
 			return s, failure
 		}
@@ -141,7 +152,7 @@ func (a *account) acquire(ctx context.Context) (*session, *fault) {
 }
 
 // tryAcquire returns a session, or a failure, or what to wait for.
-func (a *account) tryAcquire() (s *session, wait <-chan struct{}, failure *fault) {
+func (a *account) tryAcquire(g granter) (s *session, wait <-chan struct{}, failure *fault) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -155,14 +166,14 @@ func (a *account) tryAcquire() (s *session, wait <-chan struct{}, failure *fault
 	case a.renewing == nil && a.failure != nil && now.Before(a.retryAt):
 		return nil, nil, a.failure
 	}
-	a.renew()
+	a.renew(g)
 	return nil, a.renewing, nil
 }
 
 // release gives back the session that c was made with. One that Oz refused is
 // dropped, and another one is fetched. A token that Oz has never accepted is
 // no reason to ask for the next at once: it would fare no better.
-func (a *account) release(s *session, c *call) {
+func (a *account) release(g granter, s *session, c *call) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.users--
@@ -177,7 +188,7 @@ func (a *account) release(s *session, c *call) {
 	switch {
 	case a.current != nil:
 	case s.accepted:
-		a.renew()
+		a.renew(g)
 	default:
 		a.failed(&fault{oz.Unauthorized, errNeverAccepted})
 	}
@@ -195,31 +206,33 @@ func (a *account) failed(f *fault) {
 
 // renew begins a log-in or refresh unless one is under way. One call at a time
 // is made, however many capsules wait for it. It is called with mu held.
-func (a *account) renew() {
-	if a.renewing != nil || len(a.links) == 0 {
+func (a *account) renew(g granter) {
+	if a.renewing != nil {
 		return
+	}
+	if n := len(a.granters); n > 0 {
+		g = a.granters[n-1]
 	}
 	a.renewing = make(chan struct{})
 	expireToken := ""
 	if a.current != nil && time.Now().Before(a.current.expires) {
 		expireToken = a.current.grant.ExpireToken
 	}
-	go a.renewBy(a.links[len(a.links)-1], expireToken)
+	go a.renewBy(g, expireToken)
 }
 
-// renewBy asks Oz through l, for a refresh if there is something to refresh.
-func (a *account) renewBy(l *link, expireToken string) {
+// renewBy asks Oz, for a refresh if there is something to refresh.
+func (a *account) renewBy(g granter, expireToken string) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), renewTimeout, errOzTimeout)
 	defer cancel()
 	var grant oz.Grant
 	failure := &fault{reason: oz.Unauthorized}
 	if expireToken != "" {
-		grant, failure = l.grant(ctx, oz.RefreshPath, oz.RefreshBody(expireToken), a.currentToken())
+		grant, failure = g.grant(ctx, oz.RefreshPath, oz.RefreshBody(expireToken), a.currentToken())
 	}
 	if failure != nil && failure.reason == oz.Unauthorized { // nothing to refresh, or no more
-		grant, failure = l.grant(ctx, oz.LoginPath, oz.LoginBody(a.email, a.password), "")
+		grant, failure = g.grant(ctx, oz.LoginPath, oz.LoginBody(a.email, a.password), "")
 	}
-	l.logRenewed(grant, failure)
 	a.renewed(grant, failure)
 }
 
@@ -258,8 +271,8 @@ func (a *account) schedule(after time.Duration) {
 		if a.next != nil { // it aged unused: the one before was never out of use
 			a.current, a.next = a.next, nil
 		}
-		if a.current != nil && time.Now().Before(a.current.expires) {
-			a.renew()
+		if a.current != nil && time.Now().Before(a.current.expires) && len(a.granters) > 0 {
+			a.renew(nil)
 		} // else the next capsule logs in
 	})
 }
@@ -270,13 +283,13 @@ func (a *account) stopTimer() {
 	}
 }
 
-// logRenewed leaves a line for the operator, and no secret.
-func (l *link) logRenewed(grant oz.Grant, failure *fault) {
+// logGrant leaves a line for the operator, and no secret.
+func (l *link) logGrant(path string, grant oz.Grant, failure *fault) {
 	if failure != nil {
 		l.logger.Error("no access token", zap.String("reason", string(failure.reason)), zap.Error(failure.err))
 		return
 	}
-	l.logger.Info("got an access token", zap.Duration("life", grant.Life))
+	l.logger.Info("access token", zap.String("by", grantName(path)), zap.Duration("life", grant.Life))
 }
 
 // grant makes a log-in or a refresh.
@@ -295,10 +308,12 @@ func (l *link) grant(ctx context.Context, path string, body []byte, token string
 		return err
 	}
 	l.do(ctx, nil, c)
+	var failure *fault
 	if c.fault != nil {
-		return oz.Grant{}, &fault{c.fault.reason, fmt.Errorf("%s: %w", grantName(path), c.fault.err)}
+		grant, failure = oz.Grant{}, &fault{c.fault.reason, fmt.Errorf("%s: %w", grantName(path), c.fault.err)}
 	}
-	return grant, nil
+	l.logGrant(path, grant, failure)
+	return grant, failure
 }
 
 func grantName(path string) string {

@@ -88,7 +88,7 @@ func (l *link) authorized(ctx context.Context, client *http.Request, c *call) {
 		l.do(ctx, client, c)
 		return
 	}
-	s, failure := l.account.acquire(ctx)
+	s, failure := l.account.acquire(ctx, l)
 	if failure != nil {
 		if c.fault = failure; c.blame != nil {
 			c.clientFault = c.blame()
@@ -97,7 +97,7 @@ func (l *link) authorized(ctx context.Context, client *http.Request, c *call) {
 	}
 	c.token = s.grant.AccessToken
 	l.do(ctx, client, c)
-	l.account.release(s, c)
+	l.account.release(l, s, c)
 }
 
 // noteAuth notes whether Oz refused the access token.

@@ -150,11 +150,11 @@ func shakeHands(ctx context.Context, address caddy.NetworkAddress, transport *re
 
 // logIn gets an access token.
 func (c *checker) logIn(ctx context.Context) (string, error) {
-	s, failure := c.link.account.acquire(ctx)
+	s, failure := c.link.account.acquire(ctx, c.link)
 	if failure != nil {
 		return "", failure.advised()
 	}
-	c.link.account.release(s, new(call))
+	c.link.account.release(c.link, s, new(call))
 	return fmt.Sprintf("access token for %s", s.grant.Life.Round(time.Second)), nil
 }
 
