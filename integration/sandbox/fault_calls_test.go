@@ -260,6 +260,7 @@ func TestWireFaultsOfOtherCalls(t *testing.T) {
 			}
 		}
 		for _, kind := range []string{"hang", "hang-reading", "upgrade"} {
+			awaitEnd(t, s)
 			s.Forget()
 			s.SetFault(MustFault(kind + "@" + on))
 			ended := make(chan error, 1)

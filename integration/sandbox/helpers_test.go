@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +169,14 @@ func await(t *testing.T, s *Sandbox, what string, ok func(Stats) bool) {
 	if err := s.Await(ctx, ok); err != nil {
 		t.Fatalf("waiting for %s: %v, %+v", what, err, s.Stats())
 	}
+}
+
+// awaitEnd waits until nothing is going on: an answer arrives before its request is over.
+func awaitEnd(t *testing.T, s *Sandbox) {
+	t.Helper()
+	await(t, s, "the end of every request", func(Stats) bool {
+		return !slices.ContainsFunc(s.Requests(), func(rec Receipt) bool { return !rec.Finished })
+	})
 }
 
 // clock is a clock that tests turn.

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"crypto/subtle"
+	"math"
 	"net/http"
 	"time"
 )
@@ -123,7 +124,7 @@ func (p pair) answer() answer {
 	return jsonAnswer(http.StatusOK, fields(
 		"access_token", p.access,
 		"expire_token", p.expire,
-		"expire_date", unixSeconds(p.ends),
+		"expire_date", math.Floor(float64(p.ends.UnixMilli())/100)/10, // rounded, but never to after the end
 		"session_id", newUUID(),
 		"user", fields("user_id", newUUID(), "user_type", "CLIENT", "company_id", nil, "is_service", false),
 	))

@@ -330,7 +330,7 @@ func TestLogKeepsTokensAndPasswords(t *testing.T) {
 	wantAccess(t, url, next.Access, 0)
 	send(t, url+AuthPath, "application/json", []byte(strings.Replace(right, password, "wrong-canary", 1))).wantError(t, 401, 7)
 	photosOf("alice", "bob").post(t, url, accessTokenHeader, next.Access).wantMatch(t, Declined)
-	await(t, s, "the last line", func(st Stats) bool { return st.MatchesFinished == 1 })
+	awaitEnd(t, s)
 	text := log.String()
 	for _, secret := range []string{g.Access, g.Expire, next.Access, next.Expire, password, "canary", email, refName} {
 		if strings.Contains(text, secret) {
@@ -366,6 +366,17 @@ func TestExpiredSessionsAreForgotten(t *testing.T) {
 	}
 	if n := len(ss.all); n > 1024 {
 		t.Errorf("%d sessions are still remembered", n)
+	}
+}
+
+// No token is said to live longer than it does.
+func TestExpireDateIsNotAfterTheEnd(t *testing.T) {
+	for _, at := range []int64{1_764_000_000_000, 1_764_000_000_099, 1_764_000_000_951} {
+		ends := time.UnixMilli(at)
+		a := pair{ends: ends}.answer()
+		if said := a.tree.get("expire_date").(float64); said > float64(at)/1000 || said < float64(at)/1000-0.1 {
+			t.Errorf("%d: %v", at, said)
+		}
 	}
 }
 
