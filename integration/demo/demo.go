@@ -3,6 +3,7 @@
 //
 //	GET  /                a page that gets a capsule, posts it and shows what the app received
 //	POST /verify          answers JSON that repeats what the app received
+//	GET  /profile/photo   the reference photo of who is signed in, for a gateway that matches faces
 //	POST /demo/capsule    makes the capsule that the vendor's SDK would make in the browser (GET does, too)
 package demo
 
@@ -12,13 +13,13 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"html"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -30,13 +31,26 @@ const maxBody = 64 << 20
 
 // Options for New. The zero value is an app without a maker of capsules.
 type Options struct {
-	// Capsules makes a capsule in place of the vendor's SDK. The session token is what the page got from the gateway; empty
-	// when the gateway gives none. Nil: /demo/capsule answers 404, as it would in a real app.
+	// Capture makes a capsule in place of the vendor's SDK. Nil: Capsules does.
+	Capture func(ctx context.Context, scene Scene) ([]byte, error)
+
+	// Capsules is Capture for a camera that everybody looks the same to. Nil as well: /demo/capsule answers 404, as it would
+	// in a real app.
 	Capsules func(ctx context.Context, outcome, sessionToken string) ([]byte, error)
+
+	// Photos returns the reference photo of a user, if there is one. Nil: nobody has one.
+	Photos func(ctx context.Context, user string) (photo []byte, ok bool)
 
 	// SessionTokenPath is the gateway's session_token path. The page asks there first and does without if nothing answers.
 	// Default: DefaultSessionTokenPath.
 	SessionTokenPath string
+}
+
+// Scene is what the camera sees, and what is to come of it.
+type Scene struct {
+	Outcome      string // how the analysis is to end
+	Person       string // who is in front of the camera; empty: somebody without a name
+	SessionToken string // what the page got from the gateway; empty when the gateway gives none
 }
 
 // New returns the app.
@@ -44,10 +58,14 @@ func New(o Options) http.Handler {
 	if o.SessionTokenPath == "" {
 		o.SessionTokenPath = DefaultSessionTokenPath
 	}
+	if o.Capture == nil && o.Capsules != nil {
+		o.Capture = func(ctx context.Context, s Scene) ([]byte, error) { return o.Capsules(ctx, s.Outcome, s.SessionToken) }
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", page(o))
 	mux.HandleFunc("POST /verify", verify)
-	if o.Capsules != nil {
+	mux.HandleFunc("GET /profile/photo", o.photo)
+	if o.Capture != nil {
 		mux.HandleFunc("/demo/capsule", o.capsule)
 	}
 	return mux
@@ -83,6 +101,7 @@ type received struct {
 	OzHeaders     map[string]string `json:"oz_headers"`
 	ContentType   string            `json:"content_type"`
 	ContentLength int64             `json:"content_length"`
+	Resolutions   map[string]string `json:"resolutions,omitempty"` // of each folder, when there are several
 	Body          any               `json:"body"`
 }
 
@@ -98,7 +117,7 @@ func verify(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			status, out.Verdict = http.StatusBadRequest, "body unreadable"
 		}
-		out.Body = body
+		out.Body, out.Resolutions = body, resolutions(body)
 	}
 	writeJSON(w, status, out)
 }
@@ -148,7 +167,7 @@ func readParts(parts *multipart.Reader) (map[string]any, error) {
 	out := map[string]any{}
 	for {
 		part, err := parts.NextPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // a wrapped one is a body that was cut
 			return out, nil
 		}
 		if err != nil {
@@ -166,6 +185,31 @@ func readParts(parts *multipart.Reader) (map[string]any, error) {
 	}
 }
 
+// resolutions looks for folders within a body: with face matching there are two, "liveness" and "biometry".
+func resolutions(body any) map[string]string {
+	if parts, ok := body.(map[string]any); ok { // the best shot came beside them
+		body = parts["folder"]
+	}
+	text, ok := body.(json.RawMessage)
+	if !ok {
+		return nil
+	}
+	var folders map[string]json.RawMessage
+	if json.Unmarshal(text, &folders) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, name := range []string{"liveness", "biometry"} {
+		var folder struct {
+			Resolution string `json:"system_resolution"`
+		}
+		if json.Unmarshal(folders[name], &folder) == nil {
+			out[name] = folder.Resolution
+		}
+	}
+	return out
+}
+
 func jsonOrText(content []byte) any {
 	if json.Valid(content) {
 		return json.RawMessage(content)
@@ -173,18 +217,42 @@ func jsonOrText(content []byte) any {
 	return string(content)
 }
 
+// photo serves the photo that a user gave when signing up. Who that is, the cookie says: a demo, where anybody may be
+// anybody. In a real app this is the address of an ordinary profile picture, behind its ordinary log-in.
+func (o Options) photo(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	user, err := r.Cookie("user")
+	if err != nil || user.Value == "" {
+		http.Error(w, "nobody is signed in", http.StatusUnauthorized)
+		return
+	}
+	var photo []byte
+	var ok bool
+	if o.Photos != nil {
+		photo, ok = o.Photos(r.Context(), user.Value)
+	}
+	if !ok {
+		http.Error(w, "this user has no photo", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", http.DetectContentType(photo))
+	w.Header().Set("Content-Length", strconv.Itoa(len(photo)))
+	w.Write(photo)
+}
+
 // capsule does what the SDK does in real life.
 func (o Options) capsule(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	ask := struct {
 		Outcome      string `json:"outcome"`
+		Person       string `json:"person"`
 		SessionToken string `json:"session_token"`
-	}{Outcome: r.URL.Query().Get("outcome")}
+	}{Outcome: r.URL.Query().Get("outcome"), Person: r.URL.Query().Get("person")}
 	switch r.Method {
 	case http.MethodGet:
 	case http.MethodPost:
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&ask); err != nil {
-			http.Error(w, "want JSON with outcome and session_token", http.StatusBadRequest)
+			http.Error(w, "want JSON with outcome, person and session_token", http.StatusBadRequest)
 			return
 		}
 	default:
@@ -192,7 +260,7 @@ func (o Options) capsule(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "GET or POST", http.StatusMethodNotAllowed)
 		return
 	}
-	capsule, err := o.Capsules(r.Context(), ask.Outcome, ask.SessionToken)
+	capsule, err := o.Capture(r.Context(), Scene(ask))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
@@ -123,6 +124,11 @@ func TestPage(t *testing.T) {
 	if w.Code != 200 || !strings.Contains(page, `data-session-token="/a&#34;b"`) || !strings.Contains(policy, "connect-src 'self'") {
 		t.Errorf("%d %s", w.Code, policy)
 	}
+	for _, wanted := range []string{`id="user"`, `id="camera"`, "/profile/photo"} {
+		if !strings.Contains(page, wanted) {
+			t.Errorf("no %s on the page", wanted)
+		}
+	}
 	for _, outside := range []string{"http://", "https://", "src=", "@import"} {
 		if strings.Contains(page, outside) {
 			t.Errorf("the page refers to %s", outside)
@@ -148,7 +154,7 @@ func TestCapsule(t *testing.T) {
 		{"GET", "/demo/capsule?outcome=SUCCESS", "", 200, "SUCCESS+"},
 		{"POST", "/demo/capsule", `{"outcome":"FAILED","session_token":"t"}`, 200, "FAILED+t"},
 		{"GET", "/demo/capsule", "", 400, "which outcome?\n"},
-		{"POST", "/demo/capsule", "outcome=SUCCESS", 400, "want JSON with outcome and session_token\n"},
+		{"POST", "/demo/capsule", "outcome=SUCCESS", 400, "want JSON with outcome, person and session_token\n"},
 		{"PUT", "/demo/capsule", "", 405, "GET or POST\n"},
 	} {
 		w := serve(app, c.method, c.path, c.body, nil)
@@ -161,5 +167,94 @@ func TestCapsule(t *testing.T) {
 	}
 	if w := serve(New(Options{}), "GET", "/demo/capsule?outcome=SUCCESS", "", nil); w.Code != 404 {
 		t.Errorf("without a maker: %d", w.Code)
+	}
+}
+
+func TestCaptureKnowsWhoIsThere(t *testing.T) {
+	app := New(Options{
+		Capture: func(_ context.Context, s Scene) ([]byte, error) {
+			return []byte(s.Person + "+" + s.Outcome + "+" + s.SessionToken), nil
+		},
+		Capsules: func(context.Context, string, string) ([]byte, error) { return nil, errors.New("Capture comes first") },
+	})
+	for body, want := range map[string]string{
+		`{"outcome":"FAILED","person":"alice","session_token":"t"}`: "alice+FAILED+t",
+		`{"outcome":"FAILED"}`: "+FAILED+",
+	} {
+		if w := serve(app, "POST", "/demo/capsule", body, nil); w.Code != 200 || w.Body.String() != want {
+			t.Errorf("%s: %d %q", body, w.Code, w.Body)
+		}
+	}
+	if w := serve(app, "GET", "/demo/capsule?outcome=SUCCESS&person=bob", "", nil); w.Body.String() != "bob+SUCCESS+" {
+		t.Errorf("%q", w.Body)
+	}
+}
+
+func TestProfilePhoto(t *testing.T) {
+	const jpeg, png = "\xff\xd8\xff\xe0 a photo", "\x89PNG\r\n\x1a\n a photo"
+	photos := func(_ context.Context, user string) ([]byte, bool) {
+		photo, ok := map[string]string{"alice": jpeg, "bob": png}[user]
+		return []byte(photo), ok
+	}
+	for name, c := range map[string]struct {
+		photos func(context.Context, string) ([]byte, bool)
+		cookie string
+		status int
+		kind   string
+		body   string
+	}{
+		"alice":             {photos, "user=alice", 200, "image/jpeg", jpeg},
+		"a PNG":             {photos, "theme=dark; user=bob", 200, "image/png", png},
+		"nobody":            {photos, "", 401, "", "nobody is signed in\n"},
+		"signed out":        {photos, "user=", 401, "", "nobody is signed in\n"},
+		"another cookie":    {photos, "User=alice", 401, "", "nobody is signed in\n"},
+		"no photo":          {photos, "user=carol", 404, "", "this user has no photo\n"},
+		"photos of no one":  {nil, "user=alice", 404, "", "this user has no photo\n"},
+		"nobody, no photos": {nil, "", 401, "", "nobody is signed in\n"},
+	} {
+		header := http.Header{}
+		if c.cookie != "" {
+			header.Set("Cookie", c.cookie)
+		}
+		w := serve(New(Options{Photos: c.photos}), "GET", "/profile/photo", "", header)
+		if w.Code != c.status || w.Body.String() != c.body || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d %v %q", name, w.Code, w.Header(), w.Body)
+		}
+		if kind := w.Header().Get("Content-Type"); c.kind != "" && kind != c.kind {
+			t.Errorf("%s: %s", name, kind)
+		}
+	}
+	if w := serve(New(Options{Photos: photos}), "POST", "/profile/photo", "", nil); w.Code != 405 {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+// With face matching the app gets two folders, as its body or in the part "folder".
+func TestVerifyShowsBothFolders(t *testing.T) {
+	const folders = `{"liveness":{"folder_id":"l-1","system_resolution":"SUCCESS"},"biometry":{"folder_id":"b-1","system_resolution":"DECLINED"}}`
+	multi := "--x\r\nContent-Disposition: form-data; name=\"folder\"\r\nContent-Type: application/json\r\n\r\n" + folders +
+		"\r\n--x\r\nContent-Disposition: form-data; name=\"best_shot\"\r\nContent-Type: image/jpeg\r\n\r\n\xff\xd8\r\n--x--\r\n"
+	for name, c := range map[string]struct {
+		kind, body string
+		want       map[string]string
+		ids        []string
+	}{
+		"two folders": {"application/json", folders, map[string]string{"liveness": "SUCCESS", "biometry": "DECLINED"}, []string{"l-1", "b-1"}},
+		"in parts":    {"multipart/form-data; boundary=x", multi, map[string]string{"liveness": "SUCCESS", "biometry": "DECLINED"}, []string{"l-1", "b-1", "image/jpeg, 2 bytes"}},
+		"one folder":  {"application/json", `{"folder_id":"l-1","system_resolution":"SUCCESS"}`, nil, []string{"l-1"}},
+		"no biometry": {"application/json", `{"liveness":{"folder_id":"l-1"},"biometry":"none"}`, map[string]string{"liveness": ""}, []string{"l-1"}},
+		"an array":    {"application/json", `["liveness"]`, nil, []string{"liveness"}},
+		"a text":      {"text/plain", `liveness`, nil, []string{"liveness"}},
+	} {
+		w := serve(New(Options{}), "POST", "/verify", c.body, http.Header{"X-Oz-Decision": {"DECLINED"}, "Content-Type": {c.kind}})
+		var got struct{ Resolutions map[string]string }
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 403 || !maps.Equal(got.Resolutions, c.want) {
+			t.Errorf("%s: %d %v %v", name, w.Code, got, err)
+		}
+		for _, id := range c.ids {
+			if !strings.Contains(w.Body.String(), id) {
+				t.Errorf("%s: no %s in %s", name, id, w.Body)
+			}
+		}
 	}
 }
