@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -19,6 +20,7 @@ import (
 // order is what the flags of capsule ask for.
 type order struct {
 	oz, accessToken, token, keys string
+	email, password              string
 	out                          string
 	spec                         sandbox.CapsuleSpec
 }
@@ -28,10 +30,15 @@ func readOrder(args []string, stderr io.Writer) (order, bool, error) {
 	flags := flag.NewFlagSet("ozsandbox capsule", flag.ContinueOnError)
 	flags.StringVar(&c.oz, "oz", "http://127.0.0.1:9000", "a running sandbox, which is asked for the session token")
 	flags.StringVar(&c.accessToken, "access-token", "", "X-Forensic-Access-Token, if the sandbox asks for one")
+	flags.Func("account", "the account, as `email:password`, to log in with, if the sandbox asks for that", func(text string) (err error) {
+		c.email, c.password, err = readAccount(text)
+		return err
+	})
 	flags.StringVar(&c.token, "token", "", "take this session token instead of asking")
 	flags.StringVar(&c.keys, "keys", "", "sign a session token with the keys in this folder instead of asking")
 	flags.StringVar(&c.out, "o", "capsule.bin", "file to write; - for standard output")
 	flags.StringVar(&c.spec.Outcome, "outcome", sandbox.Success, "how the analysis ends: "+strings.Join(sandbox.Outcomes(), ", "))
+	flags.StringVar(&c.spec.Person, "person", "", "who is in front of the camera, and is to be seen in the best shot; see ozsandbox photo")
 	payload := size(2 << 20)
 	flags.Var(&payload, "size", "size of the media inside, as in 2MiB")
 	flags.IntVar(&c.spec.Media, "media", 1, "how many media")
@@ -108,12 +115,31 @@ func (c order) sessionToken(ctx context.Context) (string, error) {
 		}
 		return sandbox.NewToken(c.keys, issued, life)
 	}
+	return c.askForToken(ctx)
+}
+
+func (c order) askForToken(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.oz, "/")+sandbox.TokenPath, nil)
+	if c.email != "" {
+		body, err := json.Marshal(map[string]any{"credentials": map[string]string{"email": c.email, "password": c.password}})
+		if err != nil {
+			return "", err
+		}
+		if c.accessToken, err = c.ask(ctx, http.MethodPost, sandbox.AuthPath, body, "access_token"); err != nil {
+			return "", fmt.Errorf("log-in: %w", err)
+		}
+	}
+	return c.ask(ctx, http.MethodGet, sandbox.TokenPath, nil, "session_token")
+}
+
+// ask makes a call and returns one field of its answer.
+func (c order) ask(ctx context.Context, method, path string, body []byte, field string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.oz, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return "", err
 	}
+	req.Header.Set("Content-Type", "application/json")
 	if c.accessToken != "" {
 		req.Header.Set("X-Forensic-Access-Token", c.accessToken)
 	}
@@ -123,11 +149,11 @@ func (c order) sessionToken(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer resp.Body.Close()
-	var answer struct {
-		SessionToken string `json:"session_token"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer); err != nil || answer.SessionToken == "" {
+	var answer map[string]any
+	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&answer)
+	text, ok := answer[field].(string)
+	if err != nil || !ok || text == "" {
 		return "", fmt.Errorf("%s answered %s without one", c.oz, resp.Status)
 	}
-	return answer.SessionToken, nil
+	return text, nil
 }

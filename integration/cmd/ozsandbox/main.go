@@ -2,6 +2,7 @@
 //
 //	ozsandbox [run] [flags]       the sandbox and the demo app
 //	ozsandbox capsule [flags]     writes a capsule to a file, for curl
+//	ozsandbox photo [flags]       writes a reference photo to a file: of the person that a capsule shows
 //	ozsandbox faults              lists what can be made to go wrong
 //
 // Each takes -h.
@@ -47,10 +48,12 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return run(ctx, args, stdout, stderr)
 	case "capsule":
 		return capsule(ctx, args, stdout, stderr)
+	case "photo":
+		return photo(args, stdout, stderr)
 	case "faults":
 		return faults(stdout)
 	}
-	return fmt.Errorf("no command %q: want run, capsule or faults", command)
+	return fmt.Errorf("no command %q: want run, capsule, photo or faults", command)
 }
 
 // parse reads flags and refuses anything behind them. help reports that -h was asked for and answered.
@@ -68,7 +71,7 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (help bool, err
 }
 
 func faults(stdout io.Writer) error {
-	fmt.Fprintln(stdout, `Faults are given to "ozsandbox run -fault": kind[:value][,name=value...][@folders|@token|@all][*times]`)
+	fmt.Fprintln(stdout, `Faults are given to "ozsandbox run -fault": kind[:value][,name=value...][@`+strings.Join(sandbox.Scopes(), "|@")+`][*times]`)
 	out := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	group := ""
 	for _, k := range sandbox.Kinds() {

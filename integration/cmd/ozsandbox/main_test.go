@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +179,101 @@ func TestFlagsReachTheSandbox(t *testing.T) {
 	}
 }
 
+// getFrom asks the demo app, as the user given.
+func getFrom(t *testing.T, url, user string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user != "" {
+		req.AddCookie(&http.Cookie{Name: "user", Value: user})
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, body
+}
+
+func TestPersons(t *testing.T) {
+	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "8KiB", "-photos", "alice,zoe")
+	shows := func(capsule []byte, person string) {
+		t.Helper()
+		shot := base64.StdEncoding.EncodeToString(sandbox.BestShotOf(person, 8<<10))
+		if status, answer := post(t, r.oz+sandbox.FoldersPath, capsule); status != 201 || !strings.Contains(answer, shot) {
+			t.Errorf("%d, not the best shot of %q", status, person)
+		}
+	}
+	shows(makeCapsule(t, r, "-person", "alice"), "alice")
+	shows(makeCapsule(t, r), "")
+	_, capsule := getFrom(t, r.app+"/demo/capsule?outcome=SUCCESS&person=zoe", "")
+	shows(capsule, "zoe")
+
+	var photo bytes.Buffer
+	if err := dispatch(t.Context(), []string{"photo", "-person", "zoe", "-o", "-"}, &photo, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if status, got := getFrom(t, r.app+"/profile/photo", "zoe"); status != 200 || !bytes.Equal(got, photo.Bytes()) {
+		t.Errorf("zoe: %d, %d bytes", status, len(got))
+	}
+	for user, want := range map[string]int{"alice": 200, "carol": 404, "": 401} {
+		if status, _ := getFrom(t, r.app+"/profile/photo", user); status != want {
+			t.Errorf("%q: %d", user, status)
+		}
+	}
+}
+
+func TestPhoto(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "photo.jpeg")
+	var stdout bytes.Buffer
+	if err := dispatch(t.Context(), []string{"photo", "-size", "90", "-o", file}, &stdout, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(got, sandbox.Portrait("", 90)) || !strings.Contains(stdout.String(), file) {
+		t.Errorf("%v, %d bytes, %s", err, len(got), &stdout)
+	}
+}
+
+func TestAccountsByFlag(t *testing.T) {
+	r := startRun(t, "-analysis-time", "0s", "-account", "a@example.com:pass:word", "-account", "b@example.com:x", "-access-token-life", "1h", "-sliding=false",
+		"-few-media-fail", "-operator-from", "0.5", "-max-image", "1k")
+	for account, want := range map[string]string{"a@example.com:pass:word": "", "b@example.com:x": "", "b@example.com:pass:word": "log-in: ", "": "session token"} {
+		args := []string{"capsule", "-oz", r.oz, "-size", "1k", "-o", "-"}
+		if account != "" {
+			args = append(args, "-account", account)
+		}
+		var stdout bytes.Buffer
+		err := dispatch(t.Context(), args, &stdout, io.Discard)
+		if want == "" && (err != nil || !strings.HasPrefix(stdout.String(), "OZSANDB1")) {
+			t.Errorf("%s: %v", account, err)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", account, err, want)
+		}
+	}
+}
+
+func TestFlagsBecomeOptions(t *testing.T) {
+	args := []string{"-account", "a@example.com:pass:word", "-access-token-life", "1h", "-sliding=false", "-few-media-fail", "-operator-from", "0.5", "-max-image", "1k", "-photos", "zoe"}
+	set, _, err := readSettings(args, io.Discard)
+	o := set.options
+	if err != nil || o.Accounts["a@example.com"] != "pass:word" || o.SessionLife != time.Hour || !o.FixedExpiry || !o.FewMediaFail || o.OperatorFrom != 0.5 || o.MaxImage != 1024 {
+		t.Errorf("%v %+v", err, o)
+	}
+	set, _, err = readSettings(nil, io.Discard)
+	o = set.options
+	if err != nil || o.Accounts != nil || o.SessionLife != 15*time.Minute || o.FixedExpiry || o.FewMediaFail || o.OperatorFrom != 0 || !slices.Equal(set.photos, []string{"alice", "bob"}) {
+		t.Errorf("%v %+v", err, set)
+	}
+}
+
 // A sandbox takes the word of capsules that anybody can forge.
 func TestRefusesAddressesThatOthersCanReach(t *testing.T) {
 	for addr, local := range map[string]bool{
@@ -216,16 +313,25 @@ func TestMistakesAreNamed(t *testing.T) {
 		"no expired tokens":      {"capsule", "-damage", "expired"},
 		"unknown outcome":        {"capsule", "-token", "t", "-outcome", "MAYBE"},
 		"unknown damage":         {"capsule", "-token", "t", "-damage", "other"},
+		"not between":            {"run", "-operator-from", "0.9", "-oz", "127.0.0.1:0"},
+		"pixels":                 {"photo", "-size", "0"},
 		"session token":          {"capsule", "-oz", "http://" + taken.Addr().String() + "x"},
 	} {
 		if err := dispatch(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", args, err, want)
 		}
 	}
-	for _, args := range [][]string{{"-h"}, {"run", "-h"}, {"capsule", "-h"}} {
+	for want, args := range map[string][]string{"-oz": {"-h"}, "-account email:password": {"run", "-h"}, "-person": {"capsule", "-h"}, "-size": {"photo", "-h"}} {
 		var stderr bytes.Buffer
-		if err := dispatch(t.Context(), args, io.Discard, &stderr); err != nil || !strings.Contains(stderr.String(), "-oz") {
+		if err := dispatch(t.Context(), args, io.Discard, &stderr); err != nil || !strings.Contains(stderr.String(), want) {
 			t.Errorf("%v: %v %s", args, err, &stderr)
+		}
+	}
+	for _, account := range []string{"a@example.com", ":x", "a@example.com:"} {
+		for _, command := range []string{"run", "capsule"} {
+			if err := dispatch(t.Context(), []string{command, "-account", account}, io.Discard, io.Discard); err == nil {
+				t.Errorf("%s accepts %q", command, account)
+			}
 		}
 	}
 }
@@ -234,6 +340,11 @@ func TestFaultsAreListed(t *testing.T) {
 	var stdout bytes.Buffer
 	if err := dispatch(t.Context(), []string{"faults"}, &stdout, io.Discard); err != nil {
 		t.Fatal(err)
+	}
+	for _, scope := range sandbox.Scopes() {
+		if !strings.Contains(stdout.String(), "@"+scope) {
+			t.Errorf("@%s is not listed", scope)
+		}
 	}
 	for _, k := range sandbox.Kinds() {
 		if !strings.Contains(stdout.String(), "  "+k.Usage+" ") {

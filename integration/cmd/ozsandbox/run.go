@@ -23,6 +23,7 @@ type settings struct {
 	allowRemote bool
 	quiet       bool
 	tokenPath   string
+	photos      []string
 	options     sandbox.Options
 }
 
@@ -35,6 +36,8 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	flags.BoolVar(&s.allowRemote, "allow-remote", false, "allow addresses that other machines can reach; anybody can forge capsules for a sandbox")
 	flags.BoolVar(&s.quiet, "quiet", false, "do not log requests")
 	flags.StringVar(&s.tokenPath, "session-token-path", demo.DefaultSessionTokenPath, "where the demo page asks the gateway for a session token")
+
+	photos := flags.String("photos", "alice,bob", "users of the demo app who have a profile photo, separated by commas")
 
 	fault := flags.String("fault", "", "what goes wrong; see ozsandbox faults")
 	flags.DurationVar(&o.AnalysisTime, "analysis-time", 300*time.Millisecond, "how long an analysis takes; the real one needs about 3s")
@@ -49,6 +52,19 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	flags.StringVar(&o.KeysDir, "keys", "", "folder with jwt.key and jwt.pub (P-384), as API_KEYS_DIR; empty for a fresh pair")
 	flags.DurationVar(&o.TokenLife, "token-life", 900*time.Second, "how long a session token is good for")
 	flags.StringVar(&o.AccessToken, "access-token", "", "ask for this X-Forensic-Access-Token")
+	flags.Func("account", "an account, as `email:password`, that may log in for an access token, which is then asked for; may be repeated", func(text string) error {
+		email, password, err := readAccount(text)
+		if o.Accounts == nil {
+			o.Accounts = map[string]string{}
+		}
+		o.Accounts[email] = password
+		return err
+	})
+	flags.DurationVar(&o.SessionLife, "access-token-life", 15*time.Minute, "how long an access token is good for")
+	sliding := flags.Bool("sliding", true, "count -access-token-life from the last use; otherwise from the log-in or refresh")
+	flags.Var((*size)(&o.MaxImage), "max-image", "refuse larger images to match; 0 for 10 MB")
+	flags.BoolVar(&o.FewMediaFail, "few-media-fail", false, "answer fewer than two images to match with a FAILED folder instead of 400")
+	flags.Float64Var(&o.OperatorFrom, "operator-from", 0, "two photos that are at least so alike, and not enough for SUCCESS, are OPERATOR_REQUIRED; 0 for never")
 	hosts := flags.String("hosts", "", "serve these Host names only, separated by commas, as APP_ALLOWED_HOSTS")
 	flags.StringVar(&o.BasePath, "base-path", "", "put this before every path")
 	flags.BoolVar(&o.StrictSlash, "strict-slash", false, "serve only the guide's spelling of paths")
@@ -59,7 +75,8 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	if help || err != nil {
 		return s, help, err
 	}
-	o.BestShotSize, o.ReuseTokens, o.NoEcho = int64(bestShot), !*singleUse, !*echo
+	o.BestShotSize, o.ReuseTokens, o.NoEcho, o.FixedExpiry = int64(bestShot), !*singleUse, !*echo, !*sliding
+	s.photos = strings.Split(*photos, ",")
 	if *hosts != "" {
 		o.AllowedHosts = strings.Split(*hosts, ",")
 	}
@@ -72,6 +89,15 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 		}
 	}
 	return s, false, nil
+}
+
+// readAccount splits at the first colon: there may be more in a password.
+func readAccount(text string) (email, password string, err error) {
+	email, password, _ = strings.Cut(text, ":")
+	if email == "" || password == "" {
+		err = fmt.Errorf("want email:password")
+	}
+	return email, password, err
 }
 
 // loopback reports whether only this machine can reach an address. Names are not looked up: what they mean can change.
@@ -103,7 +129,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "sandbox of Oz Instant  http://%s%s\n", addr, set.options.BasePath)
 	if set.app != "" {
-		app := demo.New(demo.Options{Capsules: capsuleMaker(s), SessionTokenPath: set.tokenPath})
+		app := demo.New(demo.Options{Capture: capsuleMaker(s), SessionTokenPath: set.tokenPath, Photos: set.photo})
 		if addr, err = all.start(ctx, set.app, app, nil); err != nil {
 			return err
 		}
@@ -120,12 +146,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 }
 
+// photo is the profile photo of a user of the demo app.
+func (s settings) photo(_ context.Context, user string) ([]byte, bool) {
+	if !slices.Contains(s.photos, user) {
+		return nil, false
+	}
+	return sandbox.Portrait(user, sandbox.DefaultPortraitSize), true
+}
+
 // capsuleMaker stands for the vendor's SDK. Besides outcomes it knows the kinds of damage.
-func capsuleMaker(s *sandbox.Sandbox) func(context.Context, string, string) ([]byte, error) {
-	return func(_ context.Context, outcome, sessionToken string) ([]byte, error) {
-		spec := sandbox.CapsuleSpec{Outcome: outcome, SessionToken: sessionToken, PayloadSize: 2 << 20}
-		if _, damage := sandbox.Damages()[sandbox.Damage(outcome)]; damage {
-			spec.Outcome, spec.Damage = "", sandbox.Damage(outcome)
+func capsuleMaker(s *sandbox.Sandbox) func(context.Context, demo.Scene) ([]byte, error) {
+	return func(_ context.Context, scene demo.Scene) ([]byte, error) {
+		spec := sandbox.CapsuleSpec{
+			Outcome: scene.Outcome, Person: scene.Person, SessionToken: scene.SessionToken, PayloadSize: 2 << 20,
+		}
+		if _, damage := sandbox.Damages()[sandbox.Damage(scene.Outcome)]; damage {
+			spec.Outcome, spec.Damage = "", sandbox.Damage(scene.Outcome)
 		}
 		if spec.Outcome != "" && !slices.Contains(sandbox.Outcomes(), spec.Outcome) {
 			return nil, fmt.Errorf("outcome: want one of %q, or a kind of damage", sandbox.Outcomes())
