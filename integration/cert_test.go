@@ -62,3 +62,8 @@ func check(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// serverConfig is for a server that shows the certificate.
+func (c certificate) serverConfig() *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{c.Certificate}, MinVersion: tls.VersionTLS12}
+}
