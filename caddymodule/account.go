@@ -340,10 +340,11 @@ func (c *call) readGrant(res *http.Response) (oz.Grant, error) {
 }
 
 // clockOf is the time by Oz's clock, in which it also tells when a token
-// expires: the two machines need not agree on what time it is.
+// expires: the two machines need not agree on what time it is. A Date has whole
+// seconds, so that it may be one later.
 func clockOf(res *http.Response) time.Time {
 	if t, err := http.ParseTime(res.Header.Get("Date")); err == nil {
-		return t
+		return t.Add(time.Second)
 	}
 	return time.Now()
 }

@@ -23,8 +23,10 @@ const peekTimeout = 10 * time.Second
 // here.
 func (h *Handler) door(w http.ResponseWriter, r *http.Request) (capsule bool, p *problem) {
 	if len(r.Header["Upgrade"]) > 0 {
-		return false, newProblem(kindUpgrade, http.StatusBadRequest,
+		p = newProblem(kindUpgrade, http.StatusBadRequest,
 			"No protocol upgrade here", "This path takes capsules by POST. Leave the Upgrade field out.")
+		p.hangUp = true
+		return false, p
 	}
 	switch r.Method {
 	case http.MethodPost:
@@ -35,9 +37,11 @@ func (h *Handler) door(w http.ResponseWriter, r *http.Request) (capsule bool, p 
 		}
 		return false, nil
 	default:
-		return false, newProblem(kindMethod, http.StatusMethodNotAllowed,
+		p = newProblem(kindMethod, http.StatusMethodNotAllowed,
 			"Capsules come by POST", "Use POST with Content-Type "+capsuleMediaType+".").
 			with("Allow", "GET, HEAD, OPTIONS, POST")
+		p.hangUp = r.Method == http.MethodConnect
+		return false, p
 	}
 }
 

@@ -20,6 +20,7 @@ type problem struct {
 
 	kind   string
 	header http.Header // fields of the answer, such as Allow or Retry-After
+	hangUp bool        // what comes next on the connection is not for this server
 }
 
 const problemMediaType = "application/problem+json"

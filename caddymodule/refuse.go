@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -22,7 +23,7 @@ func refuse(w http.ResponseWriter, r *http.Request, p *problem, bodyUnread bool)
 		h[name] = values
 	}
 	h.Set("Cache-Control", "no-store")
-	closeAfter(w, r, bodyUnread)
+	closeAfter(w, r, bodyUnread || p.hangUp)
 
 	if p.Status == statusClientGone {
 		w.WriteHeader(p.Status) // for the access log; nobody reads it
@@ -40,11 +41,17 @@ func refuse(w http.ResponseWriter, r *http.Request, p *problem, bodyUnread bool)
 	return nil
 }
 
+// drainTime is how long the server waits, behind an answer, for what is left of
+// a small body.
+const drainTime = time.Second
+
 // closeAfter ends an HTTP/1 connection behind the answer if there is more of
 // the body on it. It ends gently: to close a socket with bytes unread resets
 // it, and a reset overtakes the answer that a client has not read yet. So
 // net/http has to half-close first and wait a little, as it does by itself
 // where it knows of the unread body; here Caddy's wrapper hides that from it.
+// Before that net/http reads on if not much is left, which may never come: with
+// Expect: 100-continue the client keeps it.
 func closeAfter(w http.ResponseWriter, r *http.Request, bodyUnread bool) {
 	if !bodyUnread || r.ProtoMajor != 1 {
 		return
@@ -53,6 +60,7 @@ func closeAfter(w http.ResponseWriter, r *http.Request, bodyUnread bool) {
 	// A MaxBytesReader that meets its limit is the one way to ask for it.
 	over := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = over.Read(make([]byte, 1))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
 }
 
 // innermost is the server's own ResponseWriter.

@@ -96,7 +96,7 @@ http://other.test:{$HTTP_PORT} {
 func TestAccountOneRefresh(t *testing.T) {
 	t.Parallel()
 	options := accountOptions()
-	options.SessionLife = 2 * time.Second
+	options.SessionLife = 4 * time.Second
 	options.FixedExpiry = true
 	x := startTrio(t, options, accountSite, withAccount...)
 	c := x.client(t, "h1")
@@ -104,9 +104,9 @@ func TestAccountOneRefresh(t *testing.T) {
 	if a := post(); a.Status != 200 {
 		t.Fatalf("got %d %s", a.Status, a.Body)
 	}
-	x.oz.fault(t, "drip:15ms,bytes=10@refresh") // an answer of some 400 bytes: it outlasts the token
+	x.oz.fault(t, "drip:25ms,bytes=5@refresh") // an answer of some 400 bytes: it outlasts the token
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.RefreshTries == 1 })
-	time.Sleep(500 * time.Millisecond) // until the token has expired: nothing tells of that
+	time.Sleep(time.Second) // until the token has expired: nothing tells of that
 	var all sync.WaitGroup
 	for range 100 {
 		all.Go(func() {

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net/http"
@@ -124,4 +125,11 @@ func (c *client) postRequest(t testing.TB, path string, body io.Reader, fields .
 		req.Header.Set("Content-Type", "application/octet-stream")
 	}
 	return req
+}
+
+// contextWithCancel is a context that ends with the test at the latest.
+func contextWithCancel(t testing.TB) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	return ctx, cancel
 }

@@ -34,6 +34,7 @@ func TestSmoke(t *testing.T) {
 		if bytes.Contains(r.Body, []byte("image_b64")) || !bytes.Contains(r.Body, []byte(`"system_resolution"`)) {
 			t.Errorf("the app's body: %.2000s", r.Body)
 		}
+		oz.quiet(t)
 		receipts, digest := oz.Received(), sha256.Sum256(capsule)
 		if last := receipts[len(receipts)-1]; last.Digest != hex.EncodeToString(digest[:]) || last.Size != int64(len(capsule)) {
 			t.Errorf("Oz got %+v", last)
