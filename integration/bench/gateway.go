@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// patience is how long anything may take that should take no time.
+const patience = 20 * time.Second
+
+// gateway is a running Caddy.
+type gateway struct {
+	addr    string // where clients find it
+	cmd     *exec.Cmd
+	logFile string
+	ended   chan struct{} // closed when the process has ended
+}
+
+// startGateway runs the binary as p in a new folder below dir, and returns when it can be connected to.
+func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAddr string) (*gateway, error) {
+	home, err := os.MkdirTemp(dir, "gateway")
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(home, "Caddyfile")
+	if err := os.WriteFile(file, []byte(p.caddyfile), 0o600); err != nil {
+		return nil, err
+	}
+	admin, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{logFile: filepath.Join(home, "log"), ended: make(chan struct{})}
+	if g.addr, err = freeAddress(); err != nil {
+		return nil, err
+	}
+	g.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
+	g.cmd.Dir = home
+	// The environment is made from nothing: a proxy or a setting of Go's garbage collector must not decide a comparison.
+	g.cmd.Env = []string{
+		"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home, "TMPDIR=" + home,
+		"ADMIN=" + admin, "SITE=http://" + g.addr, "OZ=" + ozAddr, "APP=" + appAddr,
+	}
+	if err := g.start(ctx); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", p.name, err)
+	}
+	return g, nil
+}
+
+func (g *gateway) start(ctx context.Context) error {
+	log, err := os.Create(g.logFile)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	g.cmd.Stdout, g.cmd.Stderr = log, log
+	dieWithBench(g.cmd)
+	if err := g.cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		g.cmd.Wait() // stop looks at how it ended
+		close(g.ended)
+	}()
+	if err := g.awaitListening(ctx); err != nil {
+		return errors.Join(err, g.stop())
+	}
+	return nil
+}
+
+func (g *gateway) awaitListening(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var dialer net.Dialer
+	for {
+		conn, err := dialer.DialContext(ctx, "tcp", g.addr)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-g.ended:
+			return errors.New("it ended at once")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (g *gateway) pid() int { return g.cmd.Process.Pid }
+
+// stop ends it as systemd would. One that does not end well was no gateway to measure: the error has the end of its log.
+func (g *gateway) stop() error {
+	g.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-g.ended:
+	case <-time.After(patience):
+		g.cmd.Process.Kill()
+		<-g.ended
+	}
+	if g.cmd.ProcessState.Success() {
+		return nil
+	}
+	return fmt.Errorf("the gateway ended with %v; its log ends with\n%s", g.cmd.ProcessState, g.lastLines(10))
+}
+
+func (g *gateway) lastLines(n int) string {
+	text, err := os.ReadFile(g.logFile)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// Ports are taken from below the range that the kernel deals out by itself (from 32768 on Linux): no connection can sit on one
+// between its choice and its use.
+const firstPort, lastPort = 12000, 31999
+
+// freeAddress returns an address of this machine that nobody listens on.
+func freeAddress() (string, error) {
+	for range 200 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
+		}
+	}
+	return "", errors.New("no free port found")
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+func TestLoadPostsAsManyAsItWasTold(t *testing.T) {
+	var got atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); string(body) == "capsule" && r.URL.Path == verifyPath && r.Header.Get("Content-Type") == "application/octet-stream" {
+			got.Add(1)
+		}
+	}))
+	defer server.Close()
+	l := newLoad(server.Listener.Addr().String(), []byte("capsule"), 8)
+	defer l.close()
+	for _, n := range []int{1, 7, 20} {
+		got.Store(0)
+		if err := l.run(t.Context(), n); err != nil || got.Load() != int64(n) {
+			t.Errorf("%d of %d capsules, %v", got.Load(), n, err)
+		}
+	}
+}
+
+func TestLoadEndsWithTheFirstFailure(t *testing.T) {
+	var got atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if io.Copy(io.Discard, r.Body); got.Add(1) >= 5 {
+			http.Error(w, "no more", http.StatusBadGateway)
+		}
+	}))
+	defer server.Close()
+	l := newLoad(server.Listener.Addr().String(), []byte("capsule"), 2)
+	defer l.close()
+	err := l.run(t.Context(), 1_000_000)
+	if err == nil || !strings.Contains(err.Error(), "502") || !strings.Contains(err.Error(), "no more") {
+		t.Errorf("%v", err)
+	}
+	if got.Load() > 100 {
+		t.Errorf("%d capsules were sent after all", got.Load())
+	}
+}
