@@ -23,11 +23,11 @@ var ozInstant = peer{name: "oz_instant", decides: true, caddyfile: `{
 
 // A plain Caddy does the same work at the sockets with what Caddy brings along: the capsule streams to Oz on a connection of its
 // own, the answer comes in, and then the app gets a request. Matching 201 sends any other answer to the client, who then knows
-// that the run failed. The capsule is spent when the app's turn comes, and Caddy has nothing to put in its place: the app gets
-// a GET, which is a little less work than the folder and the header fields that oz_instant sends along.
+// that the run failed. The capsule is spent when the app's turn comes: the app gets a GET, which is a little less work than the
+// folder and the header fields that oz_instant sends along.
 //
-// The routes of handle_response cannot read the answer, and nothing in Caddy receives one and drops it while it flows. So
-// there are two of them, each the harder one to match at what it is measured for.
+// The routes of handle_response cannot read the answer, and nothing in Caddy receives one and drops it while it flows. So there
+// are two of them: one that does as much work as oz_instant, for CPU, and one that holds as little as can be, for memory.
 var (
 	// plainReceiving takes in the whole answer, as oz_instant does. For that it has to hold it.
 	plainReceiving = peer{
@@ -35,7 +35,7 @@ var (
 		caddyfile: plainCaddyfile("response_buffers 64MiB"),
 	}
 
-	// plainUnreading holds nothing of the answer: it closes the connection on it. That saves work, too.
+	// plainUnreading holds nothing of the answer: it closes the connection on it. That saves it the work of receiving, too.
 	plainUnreading = peer{
 		name: "plain Caddy", note: "plain Caddy here leaves Oz's answer unread and holds nothing of it",
 		caddyfile: plainCaddyfile(""),
