@@ -44,6 +44,10 @@ type call struct {
 	// upstream is to blame. Nil if there is no client.
 	blame func() error
 
+	// onLost is told when Oz has ended the connection, so that nothing more can
+	// come of the call but what has come already. Nil if nobody wants to know.
+	onLost func()
+
 	// What came of it.
 	clientFault error  // the client's
 	fault       *fault // Oz's, or the way's to it; nil if the answer was taken

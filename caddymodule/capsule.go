@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/quic-go/quic-go/http3"
 )
 
 // What a client can do wrong while it uploads. None of it counts against an
@@ -16,6 +18,7 @@ var (
 	errTooLarge      = errors.New("capsule larger than max_capsule")
 	errUploadTimeout = errors.New("capsule not uploaded within upload_timeout")
 	errClientGone    = errors.New("client left")
+	errShort         = errors.New("capsule shorter than its Content-Length")
 )
 
 // errDetached is what the transport reads from a capsule that is no longer
@@ -37,6 +40,8 @@ type capsule struct {
 	mu          sync.Mutex
 	idle        *sync.Cond // signalled when no read is under way
 	reading     bool
+	since       time.Time     // when the read under way began
+	waited      time.Duration // in the reads before it
 	detached    bool
 	interrupted bool // a read under way was ended by detach
 	read        int64
@@ -74,7 +79,7 @@ func (c *capsule) begin() error {
 	case c.fault != nil:
 		return c.fault
 	}
-	c.reading = true
+	c.reading, c.since = true, time.Now()
 	return nil
 }
 
@@ -82,6 +87,7 @@ func (c *capsule) end(n int, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading = false
+	c.waited += time.Since(c.since)
 	c.idle.Broadcast()
 
 	c.read += int64(n)
@@ -90,7 +96,7 @@ func (c *capsule) end(n int, err error) (int, error) {
 		return 0, c.fault
 	}
 	if err == io.EOF && c.length >= 0 && c.read < c.length {
-		err = io.ErrUnexpectedEOF
+		err = errShort // HTTP/2 and HTTP/3: the client is still there
 	}
 	if err != nil && err != io.EOF {
 		if c.detached {
@@ -110,12 +116,15 @@ func (c *capsule) end(n int, err error) (int, error) {
 
 // blame tells a client that left from one whose body makes no sense.
 func (c *capsule) blame(err error) error {
-	if c.ctx.Err() != nil {
-		return errClientGone
-	}
 	var netErr *net.OpError
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) ||
-		(errors.As(err, &netErr) && !netErr.Timeout()) {
+	var h3Err *http3.Error
+	switch {
+	case errors.Is(err, errShort):
+		return err
+	case c.ctx.Err() != nil,
+		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled),
+		errors.As(err, &netErr) && !netErr.Timeout(),
+		errors.As(err, &h3Err) && h3Err.Remote:
 		return errClientGone
 	}
 	return err
@@ -159,15 +168,19 @@ func (c *capsule) whenDone(f func()) { c.onDone = f }
 func (c *capsule) state() uploadState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	waited := c.waited
+	if c.reading {
+		waited += time.Since(c.since)
+	}
 	return uploadState{
-		received: c.done, done: c.done, waiting: c.reading, interrupted: c.interrupted, read: c.read, fault: c.fault,
+		received: c.done, done: c.done, waited: waited, interrupted: c.interrupted, read: c.read, fault: c.fault,
 	}
 }
 
 type uploadState struct {
-	received    bool // the client has done its part
-	done        bool // the last byte was read on Oz's behalf
-	waiting     bool // a read waits for the client
+	received    bool          // the client has done its part
+	done        bool          // the last byte was read on Oz's behalf
+	waited      time.Duration // for the client
 	interrupted bool
 	read        int64
 	fault       error // what the client did wrong

@@ -73,11 +73,15 @@ func (h *Handler) exchange(r *http.Request, c source, length int64) outcome {
 	}
 	forget, stop := x.watch(r)
 	defer stop()
+	takeBack := func() { // what detach does to the request's context is not the client's leaving
+		forget()
+		x.capsule.detach()
+	}
+	x.call.onLost = takeBack
 
 	h.link.authorized(x.ctx, r, x.call)
-	x.out.clientGone = r.Context().Err() != nil
-	forget()
-	x.capsule.detach()
+	x.out.clientGone = r.Context().Err() != nil && !x.capsule.state().interrupted
+	takeBack()
 	return x.outcome()
 }
 
@@ -112,11 +116,11 @@ func (x *exchange) uploaded() {
 }
 
 // uploadLate tells a client that is slow to send from an Oz that is slow to
-// take: only in the first case does a read wait for the client.
+// take, by whom the time was spent waiting for.
 func (x *exchange) uploadLate() {
 	switch s := x.capsule.state(); {
 	case s.done:
-	case s.waiting:
+	case s.waited > time.Since(x.start)/2:
 		x.cancel(errUploadTimeout)
 	default:
 		x.cancel(errOzTimeout)

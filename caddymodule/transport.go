@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -56,9 +57,10 @@ func (c *call) roundTrip(t *ozTransport, req *http.Request) (*http.Response, err
 		c.tried = append(c.tried, di.Upstream.String())
 	}
 
-	var touched atomic.Bool
-	res, err := t.next.RoundTrip(c.outgoing(t, req, &touched))
-	c.sent = touched.Load()
+	a := attempt{call: c}
+	res, err := t.next.RoundTrip(a.outgoing(t, req))
+	a.end()
+	c.sent = a.touched.Load()
 	if err == nil {
 		defer res.Body.Close()
 		err = c.take(res)
@@ -75,18 +77,49 @@ func (c *call) roundTrip(t *ozTransport, req *http.Request) (*http.Response, err
 	}, nil
 }
 
-// outgoing is what goes on the wire. It notes in touched when something of the
-// call may have left for Oz: the first attempt to read of its body, or, where
-// there is none, a connection to write to. It is noted here, inside RoundTrip,
-// since what reverse_proxy itself reads says nothing about what Oz got.
-func (c *call) outgoing(t *ozTransport, req *http.Request, touched *atomic.Bool) *http.Request {
-	ctx := req.Context()
-	if req.Body == nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { touched.Store(true) }})
+// attempt is what is known of one attempt while it is under way.
+type attempt struct {
+	call *call
+
+	// touched notes that something of the call may have left for Oz: the first
+	// attempt to read of its body, or, where there is none, a connection to
+	// write to. It is noted inside RoundTrip, since what reverse_proxy itself
+	// reads says nothing about what Oz got.
+	touched atomic.Bool
+
+	mu   sync.Mutex
+	conn net.Conn
+}
+
+// gotConn is called when there is a connection to write to.
+func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	if a.call.body == nil {
+		a.touched.Store(true)
 	}
+	if a.call.onLost == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conn = info.Conn
+	whenEnded(info.Conn, a.call.onLost)
+}
+
+func (a *attempt) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn != nil {
+		whenEnded(a.conn, nil)
+	}
+}
+
+// outgoing is what goes on the wire.
+func (a *attempt) outgoing(t *ozTransport, req *http.Request) *http.Request {
+	c := a.call
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: a.gotConn})
 	out := req.WithContext(ctx)
 	if req.Body != nil {
-		out.Body, out.GetBody = &watchedBody{req.Body, touched}, nil
+		out.Body, out.GetBody = &watchedBody{req.Body, &a.touched}, nil
 	}
 	out.Header = req.Header.Clone()
 	if via := out.Header["Via"]; len(via) == 1 && via[0] == "1.1 Caddy" {
