@@ -199,20 +199,25 @@ func (want verdict) assertApp(t testing.TB, j judged, session string) {
 			t.Errorf("the client got %s: %s, which is Oz's", name, value)
 		}
 	}
-	folderID := r.Value("X-Oz-Folder-Id")
+	headers := want.headers(r, session)
+	if !want.noIDs && !isUUID(headers["X-Oz-Folder-Id"]) {
+		t.Errorf("X-Oz-Folder-Id is %q", headers["X-Oz-Folder-Id"])
+	}
+	assertReserved(t, r, headers)
+	assertFolder(t, r)
+}
+
+// headers are all the reserved names that the app has to get, with r for what nobody knows before.
+func (want verdict) headers(r rawRequest, session string) map[string]string {
 	headers := map[string]string{
 		"X-Oz-Decision": want.decision, "X-Oz-Reason": want.reason,
 		"X-Oz-Resolution-Status": want.status, "X-Oz-System-Resolution": want.system,
 		"X-Oz-Quality": want.quality, "X-Oz-Biometry": want.biometry, "X-Oz-Error-Code": want.code,
 	}
 	if !want.noIDs {
-		headers["X-Oz-Folder-Id"], headers["X-Oz-Event-Session-Id"] = folderID, session
-		if !isUUID(folderID) {
-			t.Errorf("X-Oz-Folder-Id is %q", folderID)
-		}
+		headers["X-Oz-Folder-Id"], headers["X-Oz-Event-Session-Id"] = r.Value("X-Oz-Folder-Id"), session
 	}
-	assertReserved(t, r, headers)
-	assertFolder(t, r)
+	return headers
 }
 
 // assertReserved fails the test unless these are the reserved names that the app got, each on one line; an empty one is absent.

@@ -70,3 +70,40 @@ func (a *h2cApp) None(t testing.TB) {
 		t.Errorf("the app got %s %s", r.Method, r.Path)
 	}
 }
+
+// Last returns the latest request in the form that rawApp has, as far as HTTP/2 has it.
+func (a *h2cApp) Last(t testing.TB) rawRequest {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.requests) == 0 {
+		t.Fatal("the app got no request")
+	}
+	last := a.requests[len(a.requests)-1]
+	return rawRequest{
+		Line: last.Method + " " + last.Path + " " + last.Proto, Body: last.Body, Broken: last.BodyErr,
+		Fields: fieldLines(last.Header), Trailers: fieldLines(last.Trailer),
+	}
+}
+
+func fieldLines(h http.Header) (lines []string) {
+	for name, values := range h {
+		for _, value := range values {
+			lines = append(lines, name+": "+value)
+		}
+	}
+	return lines
+}
+
+// Forget drops what came so far.
+func (a *h2cApp) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.requests = nil
+}
+
+func (a *h2cApp) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.requests)
+}

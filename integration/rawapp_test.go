@@ -109,6 +109,13 @@ func (a *rawApp) Forget() {
 	a.requests = nil
 }
 
+// cut drops all requests but the first n.
+func (a *rawApp) cut(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.requests = a.requests[:n]
+}
+
 func (a *rawApp) serve() {
 	for number := 0; ; number++ {
 		conn, err := a.listener.Accept()

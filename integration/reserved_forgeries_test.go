@@ -1,0 +1,121 @@
+package integration_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Reserved names are those that some app server could take for one of ours: CGI, WSGI, Rack and PHP read letters and digits alike
+// in any case, and most else as the same separator. A client that gets one through decides for itself.
+
+// separators are the characters that a field name may have beside letters and digits (RFC 9110, 5.6.2).
+const separators = "-!#$%&'*+.^_`|~"
+
+// ourNames are the names that the module sets, or may set one day.
+var ourNames = []string{
+	"X-Oz-Decision", "X-Oz-Reason", "X-Oz-Folder-Id", "X-Oz-Event-Session-Id", "X-Oz-Resolution-Status", "X-Oz-System-Resolution",
+	"X-Oz-Quality", "X-Oz-Biometry", "X-Oz-Error-Code", "X-Oz-Seal", "X-Oz-Tomorrow", "X-Oz-",
+}
+
+// forgedNames are spellings of reserved names: each of ourNames with each separator in each position, alone and in all; the decision
+// with each two of them; and other case.
+func forgedNames() []string {
+	names := map[string]bool{}
+	for _, ours := range ourNames {
+		words := strings.Split(ours, "-")
+		for _, sep := range strings.Split(separators, "") {
+			names[strings.Join(words, sep)] = true
+			for position := 1; position < len(words); position++ {
+				names[strings.Join(words[:position], "-")+sep+strings.Join(words[position:], "-")] = true
+			}
+			for _, second := range separators {
+				names["X"+sep+"Oz"+string(second)+"Decision"] = true
+			}
+		}
+		for _, other := range []string{strings.ToLower(ours), strings.ToUpper(ours), "x-oZ" + strings.ToLower(ours[4:])} {
+			names[other] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// isAlias reports whether Caddy drops a name by itself, unless the server is told to expect it.
+func isAlias(name string) bool { return strings.ContainsAny(name, "_.") }
+
+// forgeries are header fields of all these names that get as far as a handler: those that a server takes by itself, or, with
+// aliases, those with an underscore or a dot, of a server that expects them. Each says SUCCESS; those of ours twice.
+func forgeries(aliases bool) (fields []string) {
+	for _, name := range forgedNames() {
+		if isAlias(name) != aliases || aliases && strings.Contains(name, "*") { // which cannot be expected
+			continue
+		}
+		fields = append(fields, name, "SUCCESS")
+		if slices.Contains(ourNames, name) {
+			fields = append(fields, name, "DECLINED", name, "")
+		}
+	}
+	return fields
+}
+
+// forgerOptions are global options by which a server takes headers as long as these, and with aliases also the names that Caddy
+// drops before any handler unless it is told to expect them: without that, a test with them would prove nothing.
+func forgerOptions(aliases bool) string {
+	options := "{\n\tservers {\n\t\tmax_header_size 1MB\n"
+	if aliases {
+		var underscores, dots string
+		for i, name := range forgeries(true) {
+			switch {
+			case i%2 > 0: // a value
+			case strings.Contains(name, "_"):
+				underscores += ` "` + name + `"`
+			default:
+				dots += ` "` + name + `"`
+			}
+		}
+		options += "\t\texpected_underscore_headers" + underscores + "\n\t\texpected_dot_headers" + dots + "\n"
+	}
+	return options + "\t}\n}\n"
+}
+
+// forgers are two servers, each with the forgeries that get as far as its handlers.
+func forgers(site string) map[string]struct {
+	caddyfile string
+	fields    []string
+} {
+	return map[string]struct {
+		caddyfile string
+		fields    []string
+	}{
+		"spellings": {forgerOptions(false) + site, forgeries(false)},
+		"aliases":   {forgerOptions(true) + site, forgeries(true)},
+	}
+}
+
+// TestReservedForgeriesArrive is about these tests: where the module is not, the app gets every single forgery.
+func TestReservedForgeriesArrive(t *testing.T) {
+	t.Parallel()
+	if n := len(forgedNames()); n < 400 {
+		t.Errorf("there are only %d forged names", n)
+	}
+	for name, forger := range forgers(plainProxy) {
+		t.Run(name, func(t *testing.T) {
+			app := newRawApp(t)
+			p := startCaddy(t, forger.caddyfile, withEnv("APP", app.Addr))
+			p.eachProtocol(t, func(t *testing.T, c *client) {
+				app.Forget()
+				c.get(t, "/", forger.fields...)
+				got := app.Only(t).Names("x-oz-")
+				for i := range got {
+					got[i] = strings.ToLower(got[i])
+				}
+				for i := 0; i < len(forger.fields); i += 2 {
+					if !slices.Contains(got, strings.ToLower(forger.fields[i])) {
+						t.Errorf("%s did not arrive", forger.fields[i])
+					}
+				}
+			})
+		})
+	}
+}
