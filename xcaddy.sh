@@ -2,7 +2,9 @@
 # Builds Caddy with oz_instant, or runs it in front of a stand-in for Oz Instant.
 #
 #   ./xcaddy.sh [build]   builds ./caddy and checks it
-#   ./xcaddy.sh run       builds, starts sandbox, demo app and Caddy with Caddyfile.example; Ctrl-C ends all of it
+#   ./xcaddy.sh run [Caddyfile]
+#                         builds, starts sandbox, demo app and Caddy with Caddyfile.example, or another Caddyfile that reads
+#                         the variables below; Ctrl-C ends all of it
 #
 # Needs Go and bash (3.2 will do). The Caddy version is the one that go.mod names: what is built is what was tested.
 set -euo pipefail
@@ -116,6 +118,8 @@ wait_for() {
 }
 
 run() {
+	local config=${1:-Caddyfile.example}
+	[ -r "$config" ] || die "there is no $config."
 	case $OZ_URL,$APP_URL in
 	http://127.0.0.1:*,http://127.0.0.1:*) ;;
 	*) die "run plays with a sandbox on this machine. For your own Oz and app: ./caddy run --config Caddyfile.example" ;;
@@ -131,7 +135,7 @@ run() {
 	set -m # process groups, so that nothing is left of a job when it is ended
 	start 'the sandbox' "$tmp/ozsandbox" run -oz "${OZ_URL#http://}" -app "${APP_URL#http://}"
 	# Caddy notes its last config below XDG_CONFIG_HOME; this one is not worth keeping.
-	start Caddy env XDG_CONFIG_HOME="$tmp" ./caddy run --config Caddyfile.example
+	start Caddy env XDG_CONFIG_HOME="$tmp" ./caddy run --config "$config" --adapter caddyfile
 	wait_for "$OZ_URL" 'the sandbox'
 	wait_for "$APP_URL" 'the demo app'
 	wait_for "$SITE" Caddy
@@ -153,6 +157,6 @@ try_next() {
 
 case ${1:-build} in
 build) build ;;
-run) run ;;
+run) run "${@:2}" ;;
 *) die "there is no command $1; there are build and run." ;;
 esac
