@@ -42,6 +42,7 @@ type capsule struct {
 	reading     bool
 	since       time.Time     // when the read under way began
 	waited      time.Duration // in the reads before it
+	ended       time.Time     // when the last of them ended
 	detached    bool
 	interrupted bool // a read under way was ended by detach
 	read        int64
@@ -87,7 +88,8 @@ func (c *capsule) end(n int, err error) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading = false
-	c.waited += time.Since(c.since)
+	c.ended = time.Now()
+	c.waited += c.ended.Sub(c.since)
 	c.idle.Broadcast()
 
 	c.read += int64(n)
@@ -168,19 +170,21 @@ func (c *capsule) whenDone(f func()) { c.onDone = f }
 func (c *capsule) state() uploadState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	waited := c.waited
-	if c.reading {
-		waited += time.Since(c.since)
+	s := uploadState{received: c.done, done: c.done, waited: c.waited, interrupted: c.interrupted, read: c.read, fault: c.fault}
+	switch {
+	case c.reading:
+		s.waited += time.Since(c.since)
+	case c.read > 0:
+		s.untaken = time.Since(c.ended)
 	}
-	return uploadState{
-		received: c.done, done: c.done, waited: waited, interrupted: c.interrupted, read: c.read, fault: c.fault,
-	}
+	return s
 }
 
 type uploadState struct {
 	received    bool          // the client has done its part
 	done        bool          // the last byte was read on Oz's behalf
 	waited      time.Duration // for the client
+	untaken     time.Duration // since Oz took the last bytes, if it has not asked for more
 	interrupted bool
 	read        int64
 	fault       error // what the client did wrong

@@ -51,6 +51,7 @@ type exchange struct {
 
 	mu         sync.Mutex
 	timer      *time.Timer
+	stall      *time.Timer
 	uploadedAt time.Time
 }
 
@@ -95,6 +96,9 @@ func (x *exchange) watch(r *http.Request) (forget func() bool, stop func()) {
 		limit = x.h.Timeout // all of the upload is Oz's
 	}
 	x.timer = time.AfterFunc(time.Duration(limit), x.uploadLate)
+	x.mu.Lock() // the timer may fire before it is known by its name
+	x.stall = time.AfterFunc(time.Duration(x.h.Timeout), x.stalled)
+	x.mu.Unlock()
 	forget = context.AfterFunc(r.Context(), x.clientLeft)
 	return forget, func() {
 		forget()
@@ -103,6 +107,21 @@ func (x *exchange) watch(r *http.Request) (forget func() bool, stop func()) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.timer.Stop()
+		x.stall.Stop()
+	}
+}
+
+// stalled looks whether Oz has stopped to take what the client sends.
+func (x *exchange) stalled() {
+	s, limit := x.capsule.state(), time.Duration(x.h.Timeout)
+	switch {
+	case s.done:
+	case s.untaken >= limit:
+		x.cancel(errOzTimeout)
+	default:
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.stall.Reset(limit - s.untaken)
 	}
 }
 

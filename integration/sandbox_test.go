@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -18,10 +19,19 @@ type ozServer struct {
 // startSandbox starts a stand-in for Oz Instant that runs until the test ends.
 func startSandbox(t testing.TB, options sandbox.Options) *ozServer {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	return serveSandbox(t, l, options)
+}
+
+// serveSandbox is startSandbox on a listener.
+func serveSandbox(t testing.TB, l net.Listener, options sandbox.Options) *ozServer {
+	t.Helper()
 	sb, err := sandbox.New(options)
 	check(t, err)
 	server := httptest.NewUnstartedServer(sb)
-	server.Listener = sb.Listener(server.Listener) // for faults that come before any handler
+	server.Listener.Close()
+	server.Listener = sb.Listener(l) // for faults that come before any handler
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetHTTP1(true)
 	server.Config.Protocols.SetUnencryptedHTTP2(true)
