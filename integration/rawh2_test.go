@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"testing"
@@ -18,8 +19,9 @@ import (
 // library would send.
 type rawH2 struct {
 	*http2.Framer
-	out *bytes.Buffer // field blocks under way
-	enc *hpack.Encoder
+	conn net.Conn
+	out  *bytes.Buffer // field blocks under way
+	enc  *hpack.Encoder
 }
 
 // h2Answer is a whole answer, or how its stream ended.
@@ -44,7 +46,7 @@ func (p *caddyProc) dialRawH2(t testing.TB) *rawH2 {
 	_, err = io.WriteString(conn, http2.ClientPreface)
 	check(t, err)
 
-	c := &rawH2{Framer: http2.NewFramer(conn, conn), out: new(bytes.Buffer)}
+	c := &rawH2{Framer: http2.NewFramer(conn, conn), conn: conn, out: new(bytes.Buffer)}
 	c.enc = hpack.NewEncoder(c.out)
 	c.AllowIllegalWrites = true
 	c.ReadMetaHeaders = hpack.NewDecoder(4096, nil)

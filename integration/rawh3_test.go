@@ -13,7 +13,10 @@ import (
 
 // rawH3 is one request over HTTP/3 on a connection of its own. A test writes the body by itself, of any length whatever the header
 // says, and ends it with Close.
-type rawH3 struct{ *http3.RequestStream }
+type rawH3 struct {
+	*http3.RequestStream
+	conn *quic.Conn
+}
 
 // openH3 sends the header of a capsule's POST. A negative size is left unsaid.
 func (p *caddyProc) openH3(t testing.TB, path string, size int64) rawH3 {
@@ -31,7 +34,7 @@ func (p *caddyProc) openH3(t testing.TB, path string, size int64) rawH3 {
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.ContentLength = size
 	check(t, stream.SendRequestHeader(req))
-	return rawH3{stream}
+	return rawH3{stream, conn}
 }
 
 // send writes a piece of the body.

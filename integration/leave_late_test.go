@@ -1,0 +1,169 @@
+package integration_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// analysisTime is long enough for a client to have left, for all to see, before Oz has done its work.
+const analysisTime = 400 * time.Millisecond
+
+// TestLeaveDuringAnalysis promises that a capsule that is whole is judged with client_gone finish, which is the default, although
+// nobody waits any more: the app gets the decision, once. The analysis is paid for and its token spent.
+func TestLeaveDuringAnalysis(t *testing.T) {
+	t.Parallel()
+	x := startTrio(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	for name, begin := range leavers {
+		t.Run(name, func(t *testing.T) {
+			x.oz.quiet(t)
+			x.oz.Forget()
+			capsule := x.capsuleOf(t, "s")
+			j := x.judge(t, func() answer {
+				client := begin(t, x.caddyProc, "/finish", len(capsule))
+				client.send(capsule)
+				client.end()
+				x.beforeLeaving(t, len(capsule))
+				client.leave()
+				x.app.Wait(t, 1)
+				return answer{}
+			})
+			accepted.assertSight(t, j)
+			if !j.decided[0].Get("client_gone").Bool() {
+				t.Errorf("the log does not say that the client had left: %s", j.decided[0])
+			}
+			r := x.app.Only(t)
+			assertReserved(t, r, accepted.headers(r, "s"))
+			assertFolder(t, r)
+			if n := len(x.oz.Received()); n != 1 {
+				t.Errorf("Oz got %d requests", n)
+			}
+			x.assertIdle(t)
+		})
+	}
+}
+
+// TestLeaveDuringAnalysisCancels promises the opposite with client_gone cancel: then everything ends at once.
+func TestLeaveDuringAnalysisCancels(t *testing.T) {
+	t.Parallel()
+	x := startTrio(t, sandbox.Options{}, leaveSite)
+	x.oz.fault(t, "hang")
+	for name, begin := range leavers {
+		t.Run(name, func(t *testing.T) {
+			x.leaveAfter(t, "/cancel", func(path string) leaver {
+				client := begin(t, x.caddyProc, path, 10_000)
+				send := client.send
+				client.send = func(data []byte) {
+					send(data)
+					client.end()
+				}
+				return client
+			}, make([]byte, 10_000))
+		})
+	}
+}
+
+// workingApp is an app that takes its time: it has begun when a value comes out of began, and answers after analysisTime unless the
+// gateway takes its request back.
+type workingApp struct {
+	Addr  string
+	began chan bool
+	ended chan error // why it did not answer
+}
+
+func newWorkingApp(t testing.TB) *workingApp {
+	t.Helper()
+	a := &workingApp{began: make(chan bool, 1), ended: make(chan error, 1)}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // else Go's server would not notice
+		a.began <- true
+		select {
+		case <-r.Context().Done():
+			a.ended <- r.Context().Err()
+		case <-time.After(analysisTime):
+			a.ended <- nil
+		}
+	}))
+	t.Cleanup(server.Close)
+	a.Addr = server.Listener.Addr().String()
+	return a
+}
+
+// TestLeaveWhileTheAppWorks promises that with client_gone finish the app may finish what it does with a decision, although the
+// client left meanwhile, and that with cancel its request ends, as in any Caddy.
+func TestLeaveWhileTheAppWorks(t *testing.T) {
+	t.Parallel()
+	oz, app := startSandbox(t, sandbox.Options{}), newWorkingApp(t)
+	x := &trio{startCaddy(t, leaveSite, withEnv("OZ", oz.URL), withEnv("APP", app.Addr)), oz, nil}
+	for name, begin := range leavers {
+		for _, path := range []string{"/finish", "/cancel"} {
+			t.Run(name+path, func(t *testing.T) {
+				capsule := x.capsuleOf(t, "s")
+				client := begin(t, x.caddyProc, path, len(capsule))
+				client.send(capsule)
+				client.end()
+				<-app.began
+				client.leave()
+				if err := <-app.ended; (err != nil) != (path == "/cancel") {
+					t.Errorf("the app's request ended with %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestLeaveHalfway is about a client that has nothing more to say and still listens: it shuts down its side of the connection.
+// To net/http that is a client that left. With client_gone finish the answer is written all the same, and it gets it; with
+// cancel, or before the capsule is whole, there is none to get.
+func TestLeaveHalfway(t *testing.T) {
+	t.Parallel()
+	x := startTrio(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	begin := func(t *testing.T, path string, size int, part []byte) *rawConn {
+		conn := x.dialRaw(t)
+		conn.sendHead(t, postHead(path, size)...)
+		conn.send(t, string(part))
+		x.beforeLeaving(t, len(part))
+		check(t, conn.Conn.(*net.TCPConn).CloseWrite())
+		return conn
+	}
+	t.Run("finish", func(t *testing.T) {
+		x.oz.Forget()
+		j := x.judge(t, func() answer {
+			capsule := x.capsuleOf(t, "s")
+			conn := begin(t, "/finish", len(capsule), capsule)
+			a := conn.read(t, "POST")
+			conn.ends(t)
+			return a
+		})
+		accepted.assert(t, j, "s")
+	})
+	for _, path := range []string{"/cancel", "/finish"} {
+		t.Run("in the middle of the upload, "+path, func(t *testing.T) {
+			x.leaveHalfway(t, func() *rawConn { return begin(t, path, 10_000, make([]byte, 5_000)) })
+		})
+	}
+	t.Run("cancel", func(t *testing.T) {
+		x.leaveHalfway(t, func() *rawConn {
+			capsule := x.capsuleOf(t, "s")
+			return begin(t, "/cancel", len(capsule), capsule)
+		})
+	})
+}
+
+// leaveHalfway fails the test unless the client gets nothing for what it did not wait for.
+func (x *trio) leaveHalfway(t *testing.T, begin func() *rawConn) {
+	t.Helper()
+	x.leave(t, func() time.Time {
+		conn := begin()
+		left := time.Now()
+		if a, err := conn.tryRead("POST"); err == nil && (a.Status != 499 || len(a.Body) > 0) {
+			t.Errorf("got %d %s", a.Status, a.Body)
+		}
+		return left
+	})
+}

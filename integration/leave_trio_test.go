@@ -1,0 +1,139 @@
+package integration_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// leaver is a client with a capsule that it may not bring to its end, or of which it does not wait for the answer.
+type leaver struct {
+	send  func(data []byte)
+	end   func() // of the body
+	leave func()
+}
+
+// leavers are ways to leave, each made by a function that begins a capsule's POST. A negative size is left unsaid.
+var leavers = map[string]func(t testing.TB, p *caddyProc, path string, size int) leaver{
+	"h1 closes": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		conn := p.dialRaw(t)
+		return h1Leaver(t, conn, path, size, func() { conn.Close() })
+	},
+	"h1 resets": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		conn := p.dialRaw(t)
+		return h1Leaver(t, conn, path, size, func() {
+			conn.Conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		})
+	},
+	"h1 closes TLS": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		conn := p.dialRawTLS(t)
+		return h1Leaver(t, conn, path, size, func() { conn.Close() })
+	},
+	"h2 resets the stream": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		conn := p.dialRawH2(t)
+		return h2Leaver(t, conn, path, size, func() { check(t, conn.WriteRSTStream(1, http2.ErrCodeCancel)) })
+	},
+	"h2 closes": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		conn := p.dialRawH2(t)
+		return h2Leaver(t, conn, path, size, func() { conn.conn.Close() })
+	},
+	"h3 cancels": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		stream := p.openH3(t, path, int64(size))
+		return h3Leaver(t, stream, func() {
+			const requestCanceled = 0x10c
+			stream.CancelWrite(requestCanceled)
+			stream.CancelRead(requestCanceled)
+		})
+	},
+	"h3 closes": func(t testing.TB, p *caddyProc, path string, size int) leaver {
+		stream := p.openH3(t, path, int64(size))
+		return h3Leaver(t, stream, func() { stream.conn.CloseWithError(0x100, "") })
+	},
+}
+
+func h1Leaver(t testing.TB, conn *rawConn, path string, size int, leave func()) leaver {
+	conn.sendHead(t, postHead(path, size)...)
+	if size < 0 {
+		return leaver{
+			send:  func(data []byte) { conn.sendChunk(t, string(data)) },
+			end:   func() { conn.send(t, "0\r\n\r\n") },
+			leave: leave,
+		}
+	}
+	return leaver{send: func(data []byte) { conn.send(t, string(data)) }, end: func() {}, leave: leave}
+}
+
+func h2Leaver(t testing.TB, conn *rawH2, path string, size int, leave func()) leaver {
+	conn.sendFields(t, 1, false, postFields(path, size)...)
+	return leaver{
+		send:  func(data []byte) { check(t, conn.WriteData(1, false, data)) },
+		end:   func() { check(t, conn.WriteData(1, true, nil)) },
+		leave: leave,
+	}
+}
+
+func h3Leaver(t testing.TB, stream rawH3, leave func()) leaver {
+	return leaver{
+		send:  func(data []byte) { stream.send(t, string(data)) },
+		end:   func() { check(t, stream.Close()) },
+		leave: leave,
+	}
+}
+
+// leaveSite has a path for each value of client_gone.
+const leaveSite = `
+{$SITE} {
+	log
+	oz_instant /finish {$OZ}
+	oz_instant /cancel {$OZ} {
+		client_gone cancel
+	}
+	reverse_proxy {$APP}
+}`
+
+// beforeLeaving returns when Oz has so many bytes of the capsule.
+func (x *trio) beforeLeaving(t testing.TB, bytes int) {
+	t.Helper()
+	x.oz.await(t, func(s sandbox.Stats) bool { return s.Open == 1 && s.Bytes >= int64(bytes) })
+}
+
+// leave has a client leave, and compares what came of it with what has to: Oz is rid of it within a second, nothing was decided,
+// and the log, in one line, and the metric say why. The client tells when it left.
+func (x *trio) leave(t testing.TB, client func() (left time.Time)) {
+	t.Helper()
+	x.oz.quiet(t)
+	x.oz.Forget()
+	refusedBefore := len(x.logLines(isRefused))
+	var left time.Time
+	j := x.judge(t, func() answer {
+		left = client()
+		return answer{}
+	})
+	refused("client-gone", 499).assertUndecided(t, j)
+	lines := x.logLines(isRefused)[refusedBefore:]
+	if len(lines) != 1 || lines[0].Get("problem").Str != "client-gone" || !lines[0].Get("client_gone").Bool() {
+		t.Errorf("logged: %v, want one line about a client that is gone", lines)
+	}
+	x.oz.quiet(t)
+	for _, r := range x.oz.Received() {
+		if took := r.End.Sub(left); took > time.Second {
+			t.Errorf("Oz's connection ended %v later", took)
+		}
+	}
+	x.assertIdle(t)
+}
+
+// capsuleOf makes a capsule that fits into one frame of any protocol.
+func (x *trio) capsuleOf(t testing.TB, session string) []byte {
+	t.Helper()
+	capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: session, PayloadSize: 10_000})
+	if len(capsule) > 16<<10 {
+		t.Fatalf("the capsule has %d bytes", len(capsule))
+	}
+	return capsule
+}
