@@ -1,0 +1,194 @@
+package integration_test
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+const (
+	drillReloads = 100
+	drillClients = 50
+	drillSlots   = 20
+)
+
+// drillSite changes a little with each reload, so that each is one. Connections to the app are not kept: of those, a reload leaves
+// some idle, for two minutes, in any Caddy.
+func drillSite(n int) string {
+	return fmt.Sprintf(`
+{$SITE} {
+	header X-Config %d
+	oz_instant /verify {$OZ} {
+		session_token /session_token
+		credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}
+		health_uri /api/version
+		health_interval 100ms
+		max_capsule 4MiB
+		capacity {
+			slots %d
+			queue 1000
+			wait 1m
+			memory 64MiB
+		}
+	}
+	reverse_proxy {$APP} {
+		transport http {
+			keepalive off
+		}
+	}
+}`, n, drillSlots)
+}
+
+// TestReloadDrill promises that a hundred reloads under the uploads of fifty clients lose no capsule and have none judged twice,
+// that limits, tokens and metrics stay whole, and that neither goroutines nor memory are left behind.
+//
+// With each reload Caddy closes idle connections, and whoever begins a request on one at that moment has to begin it again. That
+// is safe as long as Caddy had not taken it: if it had, the session token would be spent, and Oz would refuse the capsule.
+func TestReloadDrill(t *testing.T) {
+	oz := accountOptions()
+	oz.AnalysisTime = 20 * time.Millisecond
+	x := startTrio(t, oz, drillSite(0), withAccount...)
+	warmUp := x.client(t, "h1")
+	for range 20 {
+		warmUp.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{}))
+	}
+	check(t, x.Reload(drillSite(-1)))
+	x.oz.quiet(t)
+	goroutines, heap := x.goroutineCount(t), x.heap(t)
+	x.app.Forget()
+
+	done := make(chan struct{})
+	var sent atomic.Int64
+	var clients sync.WaitGroup
+	for i := range drillClients {
+		clients.Go(func() {
+			c := x.client(t, protocols[i%len(protocols)])
+			defer c.CloseIdleConnections()
+			for n := 0; ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				session := fmt.Sprintf("drill-%d-%d", i, n)
+				capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 200_000, EventSession: session})
+				if a := drillPost(t, c, capsule); a.Status != 200 {
+					t.Errorf("%s: got %d %s", session, a.Status, a.Body)
+					return
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	for n := range drillReloads {
+		check(t, x.Reload(drillSite(n+1)))
+	}
+	close(done)
+	clients.Wait()
+
+	sessions := map[string]int{}
+	for _, r := range x.app.Requests() {
+		sessions[r.Value("X-Oz-Event-Session-Id")]++
+	}
+	for session, n := range sessions {
+		if n != 1 {
+			t.Errorf("the app got %d decisions of %s", n, session)
+		}
+	}
+	if n := int(sent.Load()); len(sessions) != n || n < drillReloads {
+		t.Errorf("%d capsules were accepted, the app got decisions of %d", n, len(sessions))
+	}
+	if n := x.Metric(t, `caddy_oz_instant_decisions_total{decision="SUCCESS",reason=""}`); int64(n) != sent.Load()+20 {
+		t.Errorf("%v decisions are counted, %d were made", n, sent.Load()+20)
+	}
+	if s := x.oz.Stats(); s.PeakOpen > drillSlots || s.Logins != 1 {
+		t.Errorf("Oz had %d capsules at once and %d log-ins", s.PeakOpen, s.Logins)
+	}
+	for _, series := range []string{inFlightMetric, queuedMetric, memoryMetric} {
+		x.awaitMetric(t, series, 0)
+	}
+	t.Logf("%d capsules over %d reloads", sent.Load(), drillReloads)
+	x.settles(t, "goroutines", goroutines+20, x.goroutineCount)
+	x.settles(t, "bytes of heap", heap+32<<20, x.heap)
+}
+
+// drillPost brings a capsule on its way, slowly, until somebody takes it.
+func drillPost(t testing.TB, c *client, capsule []byte) (a answer) {
+	err := io.EOF
+	for tries := 0; err != nil && tries < 20; tries++ {
+		body := &slowReader{data: capsule, piece: len(capsule)/4 + 1, pause: 10 * time.Millisecond}
+		a, err = c.try(c.postRequest(t, "/verify", body))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return a
+}
+
+// settles fails the test unless a measurement comes down to most before long.
+func (p *caddyProc) settles(t testing.TB, what string, most int, measure func(testing.TB) int) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for n := measure(t); n > most; n = measure(t) {
+		if time.Now().After(deadline) {
+			t.Errorf("%d %s are left, want at most %d\n%.5000s", n, what, most, p.AdminGet(t, "/debug/pprof/goroutine?debug=1"))
+			return
+		}
+		time.Sleep(100 * time.Millisecond) // connections close by themselves
+	}
+}
+
+var goroutineCount = regexp.MustCompile(`^(\d+) @ `)
+
+// goroutineCount counts goroutines, less those by which Caddy's storage keeps a lock fresh: each reload leaves one for a while.
+func (p *caddyProc) goroutineCount(t testing.TB) (total int) {
+	t.Helper()
+	for stack := range strings.SplitSeq(p.AdminGet(t, "/debug/pprof/goroutine?debug=1"), "\n\n") {
+		if head, rest, more := strings.Cut(stack, "\n"); more && strings.HasPrefix(head, "goroutine profile:") {
+			stack = rest
+		}
+		match := goroutineCount.FindStringSubmatch(stack)
+		if match == nil || strings.Contains(stack, "keepLockfileFresh") {
+			continue
+		}
+		n, err := strconv.Atoi(match[1])
+		check(t, err)
+		total += n
+	}
+	if total == 0 {
+		t.Fatal("no goroutines are to be seen")
+	}
+	return total
+}
+
+// heap is what is in use after a garbage collection.
+func (p *caddyProc) heap(t testing.TB) int {
+	t.Helper()
+	p.AdminGet(t, "/debug/pprof/heap?gc=1")
+	return int(p.Metric(t, "go_memstats_heap_inuse_bytes"))
+}
+
+// slowReader is a body that comes piece by piece.
+type slowReader struct {
+	data  []byte
+	piece int
+	pause time.Duration
+}
+
+func (r *slowReader) Read(p []byte) (int, error) {
+	if len(r.data) == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(r.pause)
+	n := copy(p, r.data[:min(r.piece, len(r.data))])
+	r.data = r.data[n:]
+	return n, nil
+}
