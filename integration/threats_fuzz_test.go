@@ -1,0 +1,83 @@
+package integration_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// TestThreatRandomRequests sends requests that are put together at random, each with a few things wrong. Of what comes through, every
+// request for the protected path is undecided and empty, or carries a decision that was logged, with a folder as its body; and
+// no client gets a 2xx for a capsule that was not judged.
+func TestThreatRandomRequests(t *testing.T) {
+	t.Parallel()
+	x := startTrio(t, sandbox.Options{}, smokeSite)
+	random := rand.New(rand.NewPCG(5, 6)) // always the same requests
+	// Most of a request is as it should be.
+	mostly := func(usual string, others ...string) string {
+		if random.IntN(5) > 0 {
+			return usual
+		}
+		return others[random.IntN(len(others))]
+	}
+	answered := map[bool]int{}
+	for range 400 {
+		good := string(x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 100}))
+		body := mostly(good, forgedFolder, forgedFolder, "", "x", good[:len(good)/2], string(randomCapsule(300)))
+		head := mostly("POST", "GET", "HEAD", "PUT", "OPTIONS", "PATCH", "post", "CONNECT", "POST\t", "PO ST") + " " +
+			mostly("/verify", "/verify?a=b", "/verify/", "//verify", "/./verify", "/x/../verify", "/VERIFY", "/%76erify", "/verify%2f", "/verify;a", "/verify%00", "/verify%20",
+				"http://localhost/verify", "*", "verify", "/other", "\\verify") + " " +
+			mostly("HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.2", "http/1.1") + "\r\nHost: " + mostly("localhost", "", "a b", "localhost:99999") + "\r\n"
+		for range random.IntN(3) {
+			head += mostly("X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS", "Connection: X-Oz-Decision", "Connection: close", "Content-Encoding: gzip", "Upgrade: h2c", "Expect: 100-continue", "Expect: x",
+				"Trailer: X-Oz-Decision", "Content-Type: application/json", " folded", "no colon", "X-\x00: y", ": no name", "Range: bytes=0-1", "X-Http-Method-Override: GET", "Transfer-Encoding: identity") + "\r\n"
+		}
+		head += mostly("Content-Type: application/octet-stream\r\n", "Content-Type: application/json\r\n", "")
+		length := fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body)
+		chunks := fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+		head += mostly(length, chunks, chunks, "\r\n"+body, fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body)+5, body), fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body)/2, body),
+			"Content-Length: 1\r\n"+chunks, "Content-Length: 7\r\n"+length, strings.Replace(chunks, "0\r\n\r\n", "", 1), strings.Replace(chunks, "\r\n0", "0", 1))
+
+		conn := x.dialRaw(t)
+		conn.send(t, head)
+		check(t, conn.Conn.(*net.TCPConn).CloseWrite()) // no more will come, whatever was promised
+		a, err := conn.tryRead("GET")
+		for err == nil && a.Status == 100 {
+			a, err = conn.tryRead("GET")
+		}
+		answered[err == nil && a.Status < 300]++
+		conn.Close()
+	}
+	x.oz.quiet(t)
+	if answered[true] < 30 || answered[false] < 30 {
+		t.Errorf("the requests are of too few kinds: %v", answered)
+	}
+
+	decided := map[string]int{}
+	for _, r := range x.app.Requests() {
+		decision := r.Value("X-Oz-Decision")
+		method, rest, _ := strings.Cut(r.Line, " ")
+		path, _, _ := strings.Cut(rest, "?")
+		switch {
+		case decision != "":
+			decided[decision]++
+			assertReserved(t, r, accepted.headers(r, r.Value("X-Oz-Event-Session-Id")))
+			assertFolder(t, r)
+		case len(r.Names("x-oz-")) > 0:
+			t.Errorf("the app got:\n%s", r.Raw())
+		case slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, method) && len(r.Body) > 0 && strings.HasPrefix(path, "/verify "):
+			t.Errorf("the app got a body that was not judged:\n%s", r.Raw())
+		case !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, method) && strings.HasPrefix(path, "/verify "):
+			t.Errorf("the app got a request that was not judged:\n%s", r.Raw())
+		}
+	}
+	success := x.Metric(t, decisionsTotal+`{decision="SUCCESS",reason=""}`)
+	if len(decided) != 1 || float64(decided["SUCCESS"]) != success || success < 20 {
+		t.Errorf("the app got %v, and %v capsules were judged to be good", decided, success)
+	}
+}
