@@ -20,13 +20,13 @@ func curl(t testing.TB, args ...string) curlResult {
 	t.Helper()
 	// -q has to come first: no ~/.curlrc.
 	args = append([]string{"-q", "-sS", "--noproxy", "*", "--max-time", "30"}, args...)
-	cmd := exec.CommandContext(t.Context(), "curl", args...)
+	cmd := exec.CommandContext(t.Context(), program(t, "curl"), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	result := curlResult{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
-		t.Fatalf("curl is needed for this test: %v", err)
+		t.Fatalf("curl: %v", err)
 	}
 	return result
 }

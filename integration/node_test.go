@@ -53,11 +53,11 @@ func node(t testing.TB, args ...string) gjson.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", append([]string{"-e", nodeClient, "--"}, args...)...)
+	cmd := exec.CommandContext(ctx, program(t, "node"), append([]string{"-e", nodeClient, "--"}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("node is needed for this test: %v\n%s", err, stderr.String())
+		t.Fatalf("node: %v\n%s", err, stderr.String())
 	}
 	if !gjson.ValidBytes(stdout.Bytes()) {
 		t.Fatalf("node printed %q\n%s", stdout.String(), stderr.String())

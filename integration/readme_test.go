@@ -18,6 +18,8 @@ const buildPatience = 6 * time.Minute
 
 // TestReadme runs what the README tells a newcomer to do.
 func TestReadme(t *testing.T) {
+	bash := program(t, "bash")
+	program(t, "curl") // for the README's lines
 	root, err := caddybin.Root()
 	check(t, err)
 	text, err := os.ReadFile(filepath.Join(root, "README.md"))
@@ -42,7 +44,7 @@ func TestReadme(t *testing.T) {
 	x := startXcaddyRun(t, root)
 	folder := linkedFolder(t, root)
 	for _, e := range found {
-		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-c", x.here.Replace(e.Text))
+		cmd := exec.CommandContext(t.Context(), bash, "-e", "-c", x.here.Replace(e.Text))
 		cmd.Dir = folder
 		out, err := cmd.CombinedOutput()
 		if err != nil {

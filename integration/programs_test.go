@@ -1,0 +1,23 @@
+package integration_test
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// program returns the path of a program that a test needs beside Go. On a machine without it the test is skipped, so that go test
+// ./... needs only Go; with OZ_ALL_TESTS set, as in CI, it fails.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	switch {
+	case err == nil:
+		return path
+	case os.Getenv("OZ_ALL_TESTS") != "":
+		t.Fatalf("%s is needed for this test: %v", name, err)
+	default:
+		t.Skipf("%s is needed for this test and not there; with OZ_ALL_TESTS set that is a failure", name)
+	}
+	return ""
+}
