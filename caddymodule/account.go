@@ -103,8 +103,13 @@ func accountKey(o *Oz, email, password string) (key [sha256.Size]byte) {
 	return key
 }
 
-// upstreamNames say which Oz this is, in whatever order it is configured.
+// upstreamNames say which Oz this is, in whatever order it is configured. They
+// are found before the proxy is provisioned: that takes the raw config of
+// dynamic upstreams away.
 func (o *Oz) upstreamNames() []string {
+	if o.names != nil {
+		return o.names
+	}
 	names := []string{string(o.ReverseProxy.DynamicUpstreamsRaw)}
 	for _, u := range o.ReverseProxy.Upstreams {
 		names = append(names, u.Dial)

@@ -49,8 +49,9 @@ type Oz struct {
 	// Default: none.
 	Credentials *Credentials `json:"credentials,omitempty"`
 
-	link *link
-	key  linkKey
+	link  *link
+	key   linkKey
+	names []string // see upstreamNames
 }
 
 // Credentials are an account at Oz. The gateway logs in when the first capsule
@@ -94,6 +95,7 @@ func (o *Oz) provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	o.names = o.upstreamNames()
 	key := linkKey{ctx.GetMetricsRegistry(), string(config)}
 	value, _, err := links.LoadOrNew(key, func() (caddy.Destructor, error) { return newLink(ctx, o) })
 	if err != nil {
