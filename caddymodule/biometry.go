@@ -265,8 +265,8 @@ func (h *Handler) referenceRequest(ctx context.Context, r *http.Request) (*http.
 
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	repl := caddy.NewReplacer()
-	repl.Map(client.Get)
 	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)
+	repl.Map(client.Get) // behind its own: to a rewrite, {uri} is the photo's
 	if vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		for name, value := range vars {
 			caddyhttp.SetVar(sub.Context(), name, value)

@@ -75,7 +75,8 @@ func (p *photoWriter) image() ([]byte, error) {
 	default:
 		return nil, &fault{oz.ReferenceUnavailable, fmt.Errorf("the app answered %d", p.status)}
 	}
-	if _, _, err := image.DecodeConfig(bytes.NewReader(p.body.Bytes())); err != nil {
+	// Other modules in the same Caddy may have brought in more formats.
+	if _, format, err := image.DecodeConfig(bytes.NewReader(p.body.Bytes())); err != nil || format != "jpeg" && format != "png" {
 		return nil, &fault{oz.ReferenceNotImage, errors.New("the app's answer is no JPEG and no PNG")}
 	}
 	return p.body.Bytes(), nil
