@@ -11,9 +11,8 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 )
 
-// decide gets a decision for the capsule in r, when there is capacity for it.
-func (h *Handler) decide(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) outcome {
-	c := newCapsule(w, r, h.MaxCapsule)
+// decide gets a decision for a capsule, when there is capacity for it.
+func (h *Handler) decide(r *http.Request, next caddyhttp.Handler, c *capsule) outcome {
 	switch {
 	case h.gate == nil:
 		return h.analyze(r, next, c, r.ContentLength)

@@ -156,6 +156,28 @@ func (c *capsule) detach() {
 	}
 }
 
+// disown has all further reads of the transport fail. Unlike detach it leaves
+// the one under way alone, so that what is left of the body can still be read,
+// by rest.
+func (c *capsule) disown() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.detached = true
+}
+
+// rest is what is left of the body of a capsule that was disowned.
+type rest struct{ *capsule }
+
+// Read implements io.Reader.
+func (r rest) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	for r.reading {
+		r.idle.Wait()
+	}
+	r.mu.Unlock()
+	return r.body.Read(p)
+}
+
 // interrupt ends the read that is under way, or the next one.
 func (c *capsule) interrupt() {
 	c.mu.Lock()
@@ -194,6 +216,9 @@ type uploadState struct {
 type source interface {
 	io.ReadCloser
 	state() uploadState
+	// disown and detach take the capsule back from the transport, detach at
+	// once and at any price.
+	disown()
 	detach()
 	// whenDone has f called with the last byte that is read. It is called
 	// before the first one is.

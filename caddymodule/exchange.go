@@ -74,16 +74,26 @@ func (h *Handler) exchange(r *http.Request, c source, length int64) outcome {
 	}
 	forget, stop := x.watch(r)
 	defer stop()
-	takeBack := func() { // what detach does to the request's context is not the client's leaving
+	x.call.onLost = func() { // what detach does to the request's context is not the client's leaving
 		forget()
 		x.capsule.detach()
 	}
-	x.call.onLost = takeBack
 
 	h.link.authorized(x.ctx, r, x.call)
 	x.out.clientGone = r.Context().Err() != nil && !x.capsule.state().interrupted
-	takeBack()
+	forget()
+	x.takeBack(r)
 	return x.outcome()
+}
+
+// takeBack takes the capsule from the transport. On HTTP/3 an answer has to be
+// followed by what is left of the body: see drain.
+func (x *exchange) takeBack(r *http.Request) {
+	if r.ProtoMajor == 3 {
+		x.capsule.disown()
+	} else {
+		x.capsule.detach()
+	}
 }
 
 // watch starts the clocks. The exchange has a context of its own, since a
@@ -103,7 +113,6 @@ func (x *exchange) watch(r *http.Request) (forget func() bool, stop func()) {
 	return forget, func() {
 		forget()
 		x.cancel(nil)
-		x.capsule.detach() // again, if reverse_proxy panicked
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.timer.Stop()
@@ -192,7 +201,8 @@ func (x *exchange) receive(res *http.Response) error {
 
 var errNotStrict = errors.New("not a strict JSON folder")
 
-// outcome is called when the capsule is detached, so that nothing moves any more.
+// outcome is called when the transport has lost the capsule, so that nothing
+// moves any more but a read that nobody waits for.
 func (x *exchange) outcome() outcome {
 	o, c, s := x.out, x.call, x.capsule.state()
 	x.mu.Lock()
@@ -207,6 +217,7 @@ func (x *exchange) outcome() outcome {
 	}
 	o.upstream, o.tries, o.noUpstream = c.upstream, c.tries, c.noUpstream
 	o.clientFault = c.clientFault
+	o.clientGone = o.clientGone || errors.Is(o.clientFault, errClientGone)
 	if c.fault != nil {
 		o.verdict, o.err, o.folder, o.shots = oz.ReasonVerdict(c.fault.reason), c.fault.err, nil, nil
 	}

@@ -39,7 +39,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // judge gets a decision for the capsule in r and acts on it.
 func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	start := time.Now()
-	o := h.decide(w, r, next)
+	c := newCapsule(w, r, h.MaxCapsule)
+	defer c.detach() // nobody else may be reading when this returns
+	o := h.decide(r, next, c)
+	r = withRest(r, c)
 
 	if o.clientFault != nil {
 		problem := h.uploadProblem(o.clientFault)
@@ -52,6 +55,13 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	h.metrics.decided(o, time.Since(start))
 	h.logDecided(r, o, p)
 	return h.handOn(w, r, next, p, o)
+}
+
+// withRest is r with what is left of its capsule as its body.
+func withRest(r *http.Request, c *capsule) *http.Request {
+	r = r.WithContext(r.Context())
+	r.Body = rest{c}
+	return r
 }
 
 // handOn brings the decision to the app, by way of the handle_decision routes

@@ -136,6 +136,8 @@ func (h *heldCapsule) detach() {
 	}
 }
 
+func (h *heldCapsule) disown() { h.detach() }
+
 // abandon gives back all that the capsule holds.
 func (h *heldCapsule) abandon() {
 	h.detach()

@@ -38,7 +38,25 @@ func refuse(w http.ResponseWriter, r *http.Request, p *problem, bodyUnread bool)
 	h.Set("Content-Length", strconv.Itoa(len(doc)))
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(doc) // a client that left is no news
+	drain(w, r, bodyUnread)
 	return nil
+}
+
+// drainTimeHTTP3 is how long the rest of a body is read behind an answer over
+// HTTP/3.
+const drainTimeHTTP3 = 5 * time.Second
+
+// drain reads what is left of a body behind an answer over HTTP/3, where the
+// server would otherwise ask the client to stop sending. In one case of five
+// Chromium then never shows the answer to the page.
+func drain(w http.ResponseWriter, r *http.Request, bodyUnread bool) {
+	if !bodyUnread || r.ProtoMajor != 3 {
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.Flush()
+	_ = rc.SetReadDeadline(time.Now().Add(drainTimeHTTP3))
+	_, _ = io.Copy(io.Discard, r.Body)
 }
 
 // drainTime is how long the server waits, behind an answer, for what is left of

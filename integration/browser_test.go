@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -72,20 +71,17 @@ func startDemo(t testing.TB, oz *ozServer) (app *demoApp, address string) {
 }
 
 // startBrowser starts a Chromium of its own, without any setting of the machine, that ends with the test.
-func startBrowser(t testing.TB) context.Context {
+func startBrowser(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatalf("Chromium is needed for this test, as the Debian package chromium: %v", err)
-	}
 	home := t.TempDir()
-	allocator, cancel := chromedp.NewExecAllocator(t.Context(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(home), chromedp.Env("HOME="+home),
+	options := append([]chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(program(t, "chromium")), chromedp.UserDataDir(home), chromedp.Env("HOME=" + home),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.IgnoreCertErrors, // the test's own
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-	)
+	}, more...)
+	allocator, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel) // which waits for its end
 	browser, closeTab := chromedp.NewContext(allocator)
 	t.Cleanup(closeTab)
