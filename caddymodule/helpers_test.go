@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -263,6 +264,7 @@ type phone struct {
 	line  net.Conn // its own side
 	leave context.CancelFunc
 	ctx   context.Context
+	all   sync.WaitGroup
 }
 
 func newPhone(t *testing.T) *phone {
@@ -271,9 +273,9 @@ func newPhone(t *testing.T) *phone {
 	p.Conn, p.line = net.Pipe()
 	p.ctx, p.leave = context.WithCancel(t.Context())
 	t.Cleanup(func() {
-		p.leave()
-		_ = p.line.Close()
+		p.hangUp()
 		_ = p.Conn.Close()
+		p.all.Wait()
 	})
 	return p
 }
@@ -283,14 +285,44 @@ func (p *phone) Write(piece []byte) (int, error) { return p.ResponseRecorder.Wri
 
 // request is its POST of a capsule of length bytes, or of unknown length.
 func (p *phone) request(length int64) *http.Request {
-	r := httptest.NewRequest(http.MethodPost, "/verify", struct{ io.ReadCloser }{io.NopCloser(p.Conn)})
+	body := io.Reader(p.Conn)
+	if length >= 0 {
+		body = &lengthBody{io.LimitedReader{R: body, N: length}}
+	}
+	r := httptest.NewRequest(http.MethodPost, "/verify", struct{ io.Reader }{body})
 	r.ContentLength = length
 	r.Header.Set("Content-Type", capsuleMediaType)
 	return fromClient(p, r.WithContext(p.ctx))
 }
 
-// send sends the next n bytes of the capsule, when they are read.
-func (p *phone) send(n int) { _, _ = p.line.Write(make([]byte, n)) }
+// lengthBody is a body with a Content-Length as net/http's server gives it.
+type lengthBody struct{ io.LimitedReader }
+
+func (b *lengthBody) Read(p []byte) (int, error) {
+	n, err := b.LimitedReader.Read(p)
+	if err == io.EOF && b.N > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// does has the phone do something while the test goes on.
+func (p *phone) does(f func()) { p.all.Go(f) }
+
+// send sends the next n bytes of the capsule, and returns when they were read.
+func (p *phone) send(n int) bool {
+	_, err := p.line.Write(make([]byte, n))
+	return err == nil
+}
+
+// sendEvery sends so many pieces of n bytes, each after a pause.
+func (p *phone) sendEvery(pause time.Duration, pieces, n int) {
+	for range pieces {
+		if time.Sleep(pause); !p.send(n) {
+			return
+		}
+	}
+}
 
 // hangUp is the end of a client, as HTTP/1 tells it.
 func (p *phone) hangUp() {
