@@ -390,11 +390,9 @@ func parseWord(d *caddyfile.Dispenser, field *string, words ...string) error {
 	if err != nil {
 		return err
 	}
-	for _, word := range words {
-		if value == word {
-			*field = value
-			return nil
-		}
+	if slices.Contains(words, value) {
+		*field = value
+		return nil
 	}
 	return d.Errf("%s: %q is not %s", name, value, strings.Join(words, " or "))
 }

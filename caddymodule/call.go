@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -194,9 +195,7 @@ func ownHeader(extra http.Header) http.Header {
 		"X-Forwarded-Host":  nil,
 		"X-Forwarded-Proto": nil,
 	}
-	for name, values := range extra {
-		h[name] = values
-	}
+	maps.Copy(h, extra)
 	return h
 }
 

@@ -230,8 +230,7 @@ func advise(err error, format string, args ...any) error {
 func (a *advised) Unwrap() error { return a.error }
 
 func adviceFor(err error) string {
-	var a *advised
-	if errors.As(err, &a) {
+	if a, ok := errors.AsType[*advised](err); ok {
 		return a.advice
 	}
 	return ""

@@ -16,6 +16,10 @@ import (
 // to the app as a folder with a decision, or ends in a refusal.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	p := enter(r)
+	return p.leave(h.serve(w, r, next, p))
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
 	if p.judged {
 		return next.ServeHTTP(w, r) // by another oz_instant of this site
 	}

@@ -91,7 +91,7 @@ func (o *Oz) provision(ctx caddy.Context) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	config, err := json.Marshal(o)
+	config, err := json.Marshal(o) //nolint:gosec // a key in memory that is never printed
 	if err != nil {
 		return err
 	}

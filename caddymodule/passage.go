@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +19,10 @@ import (
 type passage struct {
 	judged bool
 	facts  facts
+
+	// What the client sent, where it announced trailers: see leave.
+	trailer http.Header
+	body    io.Closer
 }
 
 // String keeps {http.vars.oz_instant} from printing the fields.
@@ -31,13 +36,26 @@ func enter(r *http.Request) *passage {
 	if p, ok := caddyhttp.GetVar(r.Context(), passageVar).(*passage); ok {
 		return p
 	}
-	p := new(passage)
+	p := &passage{trailer: r.Trailer, body: r.Body}
 	stripReserved(r)
 	caddyhttp.SetVar(r.Context(), passageVar, p)
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(p.placeholder)
 	}
 	return p
+}
+
+// leave is the last thing that happens to a request in scope, which ended with
+// err. Error routes get the server's own request: where a handler before this
+// one, such as forward_auth, made a copy of it, stripReserved changed the copy,
+// and net/http files announced trailers in the server's one at the end of the
+// body, whoever reads it. So a body with announced trailers is not for them.
+func (p *passage) leave(err error) error {
+	if err != nil && p.trailer != nil {
+		p.body.Close() // reads up to its end if that is near, which fills the trailer
+		clear(p.trailer)
+	}
+	return err
 }
 
 // settle makes o the decision of this request.

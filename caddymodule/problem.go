@@ -154,7 +154,7 @@ func problemFor(r oz.Reason, what string, noUpstream bool, ozRetryAfter string) 
 		if ozRetryAfter == "" {
 			ozRetryAfter = retryAfter
 		}
-		p.with("Retry-After", ozRetryAfter)
+		return p.with("Retry-After", ozRetryAfter)
 	}
 	return p
 }

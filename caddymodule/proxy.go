@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -115,10 +116,8 @@ func checkProxy(rp *reverseproxy.Handler) error {
 	if rp.HealthChecks.Passive.UnhealthyLatency != 0 {
 		return refused("unhealthy_latency")
 	}
-	for _, status := range rp.HealthChecks.Passive.UnhealthyStatus {
-		if clientCaused(status) {
-			return refused("unhealthy_status")
-		}
+	if slices.ContainsFunc(rp.HealthChecks.Passive.UnhealthyStatus, clientCaused) {
+		return refused("unhealthy_status")
 	}
 	return nil
 }

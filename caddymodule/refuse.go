@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,9 +20,7 @@ import (
 // close makes it answer at once. HTTP/2 and HTTP/3 end the stream by themselves.
 func refuse(w http.ResponseWriter, r *http.Request, p *problem, bodyUnread bool) error {
 	h := w.Header()
-	for name, values := range p.header {
-		h[name] = values
-	}
+	maps.Copy(h, p.header)
 	h.Set("Cache-Control", "no-store")
 	closeAfter(w, r, bodyUnread || p.hangUp)
 

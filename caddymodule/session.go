@@ -78,7 +78,10 @@ func (s *SessionToken) Cleanup() error { return s.cleanup() }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler. It never calls next.
 func (s *SessionToken) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	enter(r)
+	return enter(r).leave(s.serve(w, r))
+}
+
+func (s *SessionToken) serve(w http.ResponseWriter, r *http.Request) error {
 	if problem := sessionDoor(w, r); problem != nil {
 		s.metrics.refused(problem.kind)
 		return refuse(w, r, problem, r.ContentLength != 0)

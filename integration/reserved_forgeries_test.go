@@ -25,7 +25,7 @@ func forgedNames() []string {
 	names := map[string]bool{}
 	for _, ours := range ourNames {
 		words := strings.Split(ours, "-")
-		for _, sep := range strings.Split(separators, "") {
+		for sep := range strings.SplitSeq(separators, "") {
 			names[strings.Join(words, sep)] = true
 			for position := 1; position < len(words); position++ {
 				names[strings.Join(words[:position], "-")+sep+strings.Join(words[position:], "-")] = true
