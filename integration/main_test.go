@@ -2,8 +2,8 @@
 // side and an app that notes every byte on the other. It imports nothing of the module.
 //
 // Run it with go test ./integration. TestMain builds a Caddy with the module in it, with the race detector if the tests have
-// it; OZ_CADDY names another binary to test, relative to the top folder or absolute. What a test needs and does not find
-// fails it: nothing is skipped.
+// it; OZ_CADDY names another binary to test, relative to the top folder or absolute. A test that calls a program that is not
+// there is skipped, or fails where OZ_ALL_TESTS is set.
 package integration_test
 
 import (
