@@ -25,16 +25,25 @@ type bed struct {
 
 // newBed starts binary as p. Its files are below dir.
 func newBed(ctx context.Context, binary, dir string, p peer, w workload) (*bed, error) {
-	stage, err := newStage(p, sandbox.Options{BestShotSize: w.bestShot})
+	stage, g, err := setUp(ctx, binary, dir, p, sandbox.Options{BestShotSize: w.bestShot})
 	if err != nil {
 		return nil, err
 	}
-	g, err := startGateway(ctx, binary, dir, p, stage.ozAddr, stage.appAddr)
-	if err != nil {
-		return nil, errors.Join(err, stage.close())
-	}
 	capsule := stage.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: w.size})
 	return &bed{p, stage, g, newLoad(g.addr, capsule, w.clients)}, nil
+}
+
+// setUp starts a gateway with what stands behind it.
+func setUp(ctx context.Context, binary, dir string, p peer, o sandbox.Options) (*stage, *gateway, error) {
+	stage, err := newStage(p, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := startGateway(ctx, binary, dir, p, stage.ozAddr, stage.appAddr)
+	if err != nil {
+		return nil, nil, errors.Join(err, stage.close())
+	}
+	return stage, g, nil
 }
 
 // run sends so many capsules through the gateway and makes sure that the work was done, all of it.

@@ -7,13 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
-
-	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
 // Goals for the ratio of oz_instant to a plain Caddy, at most.
@@ -45,7 +39,7 @@ type comparison struct {
 func readComparison(args []string, stderr io.Writer) (c comparison, help bool, err error) {
 	c = comparison{bestShot: 400_000, size: 2 << 20, memorySize: 10 << 20, progress: stderr}
 	flags := flag.NewFlagSet("bench compare", flag.ContinueOnError)
-	flags.StringVar(&c.binary, "caddy", "", "the Caddy to measure; default: one is built from this checkout")
+	binaryFlag(flags, &c.binary)
 	flags.BoolVar(&c.check, "check", false, "exit with 1 if a ratio is over its goal")
 	flags.Var(&c.bestShot, "best-shot", "length of the best shot in Oz's answer, in base64")
 
@@ -77,7 +71,7 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	defer os.RemoveAll(c.dir)
-	if err := c.findBinary(ctx); err != nil {
+	if c.binary, err = findBinary(ctx, c.binary, c.dir, stderr); err != nil {
 		return err
 	}
 	findings, err := c.measure(ctx)
@@ -86,17 +80,6 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	c.print(stdout, findings)
 	return c.judge(findings)
-}
-
-// findBinary builds a Caddy if none was named.
-func (c *comparison) findBinary(ctx context.Context) (err error) {
-	if c.binary != "" {
-		c.binary, err = filepath.Abs(c.binary) // gateways run in folders of their own
-		return err
-	}
-	fmt.Fprintln(c.progress, "building Caddy …")
-	c.binary = filepath.Join(c.dir, "caddy")
-	return caddybin.Build(ctx, c.binary, false)
 }
 
 func (c *comparison) measure(ctx context.Context) ([]finding, error) {
@@ -206,21 +189,11 @@ func (c *comparison) peakMiB(ctx context.Context, p peer) (mib float64, err erro
 }
 
 func (c *comparison) print(out io.Writer, findings []finding) {
-	fmt.Fprintf(out, "Caddy %s, %s, %s/%s, %d CPUs; best shot of %d characters\n",
-		caddyVersion(c.binary), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), int64(c.bestShot))
+	fmt.Fprintf(out, "%s; best shot of %d characters\n", conditions(c.binary), int64(c.bestShot))
 	for _, f := range findings {
 		fmt.Fprintln(out)
 		f.print(out)
 	}
-}
-
-// caddyVersion is for the reader: a binary that cannot tell its version was measured all the same.
-func caddyVersion(binary string) string {
-	out, err := exec.Command(binary, "version").Output()
-	if fields := strings.Fields(string(out)); err == nil && len(fields) > 0 {
-		return fields[0]
-	}
-	return "of unknown version"
 }
 
 // judge is what -check asks for.

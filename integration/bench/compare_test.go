@@ -134,6 +134,10 @@ func TestCommandLine(t *testing.T) {
 		{"-memory-clients -1", "at least 1"},
 		{"-size much", "usage"},
 		{"-size 0", "at least 1"},
+		{"capacity -overload 0", "more than zero"},
+		{"capacity -for 1s", "twice -analysis"},
+		{"phones -phones 0", "at least 1"},
+		{"soak -clients 0", "at least one client"},
 	} {
 		if err := dispatch(t.Context(), strings.Fields(c.line), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", c.line, err, c.want)

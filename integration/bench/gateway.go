@@ -21,6 +21,7 @@ const patience = 20 * time.Second
 // gateway is a running Caddy.
 type gateway struct {
 	addr    string // where clients find it
+	admin   string // of its admin endpoint
 	cmd     *exec.Cmd
 	logFile string
 	ended   chan struct{} // closed when the process has ended
@@ -36,11 +37,10 @@ func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAd
 	if err := os.WriteFile(file, []byte(p.caddyfile), 0o600); err != nil {
 		return nil, err
 	}
-	admin, err := freeAddress()
-	if err != nil {
+	g := &gateway{logFile: filepath.Join(home, "log"), ended: make(chan struct{})}
+	if g.admin, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	g := &gateway{logFile: filepath.Join(home, "log"), ended: make(chan struct{})}
 	if g.addr, err = freeAddress(); err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAd
 	// The environment is made from nothing: a proxy or a setting of Go's garbage collector must not decide a comparison.
 	g.cmd.Env = []string{
 		"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home, "TMPDIR=" + home,
-		"ADMIN=" + admin, "SITE=http://" + g.addr, "OZ=" + ozAddr, "APP=" + appAddr,
+		"ADMIN=" + g.admin, "SITE=http://" + g.addr, "OZ=" + ozAddr, "APP=" + appAddr,
 	}
 	if err := g.start(ctx); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", p.name, err)
