@@ -67,7 +67,11 @@ func (h *heldCapsule) fillChunk(c *capsule, chunk []byte, left time.Duration) er
 	inTime := late.Stop()
 	h.receipt.got(n)
 	h.size += int64(n)
-	h.chunks = append(h.chunks, chunk[:n])
+	if n > 0 {
+		h.chunks = append(h.chunks, chunk[:n])
+	} else {
+		h.receipt.free(chunk) // an empty one would hide that the last byte was read
+	}
 	switch {
 	case c.state().done:
 		return nil
