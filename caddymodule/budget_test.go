@@ -72,7 +72,8 @@ func TestBudgetHolds(t *testing.T) {
 			b := newBudget(total)
 			stop := make(chan struct{})
 			var most, held int64
-			go func() { // watches
+			var watch sync.WaitGroup
+			watch.Go(func() {
 				for {
 					select {
 					case <-stop:
@@ -87,7 +88,7 @@ func TestBudgetHolds(t *testing.T) {
 						b.mu.Unlock()
 					}
 				}
-			}()
+			})
 			var all sync.WaitGroup
 			var mu sync.Mutex
 			ended := map[string]int{}
@@ -112,6 +113,7 @@ func TestBudgetHolds(t *testing.T) {
 			}
 			all.Wait()
 			close(stop)
+			watch.Wait()
 			if most > total || held > total {
 				t.Errorf("seed %d: %d in use, %d held", seed, most, held)
 			}
