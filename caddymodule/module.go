@@ -16,7 +16,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(new(Handler))
 }
 
 // Handler sends each OzCapsula that is POSTed to the matched path to Oz API
@@ -175,8 +175,10 @@ const (
 	analysesNone = "none"
 )
 
-// CaddyModule returns the Caddy module information.
-func (Handler) CaddyModule() caddy.ModuleInfo {
+// CaddyModule returns the Caddy module information. Its receiver is a pointer:
+// health checks ask for the module's name, in events, while it is being
+// provisioned, and a value would be copied for that.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.oz_instant",
 		New: func() caddy.Module { return new(Handler) },

@@ -75,15 +75,18 @@ func TestAnalysisTypes(t *testing.T) {
 	}
 }
 
-// The modules have the names that JSON configs use, and each a state of its own.
+// The modules have the names that JSON configs use, and each a state of its own. To ask for a name copies nothing.
 func TestModuleInfo(t *testing.T) {
-	for id, module := range map[string]caddy.Module{handlerID: Handler{}, sessionTokenID: SessionToken{}} {
+	for id, module := range map[string]caddy.Module{handlerID: new(Handler), sessionTokenID: new(SessionToken)} {
 		info := module.CaddyModule()
 		if string(info.ID) != id || info.New() == info.New() {
 			t.Errorf("%s: %v", id, info)
 		}
 		if _, err := caddy.GetModule(id); err != nil {
 			t.Errorf("%s is not registered: %v", id, err)
+		}
+		if _, copied := reflect.ValueOf(module).Elem().Interface().(caddy.Module); copied {
+			t.Errorf("%s is copied for its name", id)
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(SessionToken{})
+	caddy.RegisterModule(new(SessionToken))
 }
 
 // SessionToken answers a GET with a fresh session token from Oz, which the
@@ -47,7 +47,7 @@ const (
 )
 
 // CaddyModule returns the Caddy module information.
-func (SessionToken) CaddyModule() caddy.ModuleInfo {
+func (*SessionToken) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.oz_instant_session_token",
 		New: func() caddy.Module { return new(SessionToken) },

@@ -105,6 +105,9 @@ func TestAccountOneRefresh(t *testing.T) {
 	if a := post(); a.Status != 200 {
 		t.Fatalf("got %d %s", a.Status, a.Body)
 	}
+	options = x.oz.Options()
+	options.SessionLife = 0 // the token to come lasts for as long as the test
+	x.oz.SetOptions(options)
 	x.oz.fault(t, "drip:25ms,bytes=5@refresh") // an answer of some 400 bytes: it outlasts the token
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.RefreshTries == 1 })
 	time.Sleep(time.Second) // until the token has expired: nothing tells of that
