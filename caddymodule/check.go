@@ -81,10 +81,11 @@ func runCheck(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	timeout, _ := cmd.Flags().GetDuration("timeout")
-	ctx, err := quietContext()
+	ctx, cancel, err := quietContext()
 	if err != nil {
 		return err
 	}
+	defer cancel()
 	var reports []report
 	well := true
 	for _, t := range targets {

@@ -1,11 +1,14 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -81,8 +84,8 @@ func findHandlers(tree any, found *[]*Handler) error {
 			}
 			*found = append(*found, h)
 		}
-		for _, child := range node {
-			if err := findHandlers(child, found); err != nil {
+		for _, name := range slices.Sorted(maps.Keys(node)) { // in the same order each time
+			if err := findHandlers(node[name], found); err != nil {
 				return err
 			}
 		}
@@ -125,12 +128,17 @@ func ozAt(to string) (*Oz, error) {
 	return o, nil
 }
 
-// quietContext is a context to provision single modules in. It logs nothing:
-// what there is to say, the command says.
-func quietContext() (caddy.Context, error) {
-	return caddy.ProvisionContext(&caddy.Config{
+// quietContext is a context to provision single modules in, until it is
+// cancelled. It logs nothing: what there is to say, the command says.
+func quietContext() (caddy.Context, context.CancelFunc, error) {
+	base, err := caddy.ProvisionContext(&caddy.Config{
 		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{
 			"default": {BaseLog: caddy.BaseLog{Level: "fatal"}},
 		}},
 	})
+	if err != nil {
+		return base, nil, err
+	}
+	ctx, cancel := caddy.NewContext(base)
+	return ctx, cancel, nil
 }

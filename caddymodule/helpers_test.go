@@ -78,11 +78,10 @@ func newContext(t *testing.T) caddy.Context {
 // cancelContext is one that a test can end before.
 func cancelContext(t *testing.T) (caddy.Context, func()) {
 	t.Helper()
-	base, err := quietContext()
+	ctx, cancel, err := quietContext()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := caddy.NewContext(base)
 	cancel = sync.OnceFunc(cancel)
 	t.Cleanup(cancel)
 	return ctx, cancel

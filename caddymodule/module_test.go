@@ -85,7 +85,7 @@ func TestModuleInfo(t *testing.T) {
 		if _, err := caddy.GetModule(id); err != nil {
 			t.Errorf("%s is not registered: %v", id, err)
 		}
-		if _, copied := reflect.ValueOf(module).Elem().Interface().(caddy.Module); copied {
+		if _, copied := reflect.TypeAssert[caddy.Module](reflect.ValueOf(module).Elem()); copied {
 			t.Errorf("%s is copied for its name", id)
 		}
 	}
