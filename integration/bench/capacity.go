@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -25,8 +24,8 @@ const (
 
 // crowd is what the flags of capacity ask for.
 type crowd struct {
-	binary string
-	check  bool
+	workshop
+	check bool
 
 	slots    []int
 	analysis time.Duration
@@ -34,15 +33,12 @@ type crowd struct {
 	overload int
 	size     size
 	load     time.Duration
-
-	dir      string
-	progress io.Writer
 }
 
 func readCrowd(args []string, stderr io.Writer) (c crowd, help bool, err error) {
-	c = crowd{slots: []int{1, 4, 12}, size: 512 << 10, progress: stderr}
+	c = crowd{slots: []int{1, 4, 12}, size: 512 << 10, workshop: workshop{progress: stderr}}
 	flags := flag.NewFlagSet("bench capacity", flag.ContinueOnError)
-	binaryFlag(flags, &c.binary)
+	c.binaryFlag(flags)
 	flags.BoolVar(&c.check, "check", false, "exit with 1 if the throughput is under its goal, or a Retry-After was too early")
 	flags.DurationVar(&c.analysis, "analysis", time.Second, "time of an analysis")
 	flags.DurationVar(&c.wait, "wait", 6*time.Second, "the longest that a capsule may wait")
@@ -78,11 +74,8 @@ func capacity(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if help || err != nil {
 		return err
 	}
-	if c.dir, err = os.MkdirTemp("", "oz-instant-bench"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(c.dir)
-	if c.binary, err = findBinary(ctx, c.binary, c.dir, stderr); err != nil {
+	defer c.close()
+	if err := c.open(ctx); err != nil {
 		return err
 	}
 	var throngs []throng

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 )
 
@@ -18,8 +17,8 @@ const (
 
 // comparison is what the flags of compare ask for.
 type comparison struct {
-	binary string
-	check  bool
+	workshop
+	check bool
 
 	bestShot size
 	size     size
@@ -31,15 +30,12 @@ type comparison struct {
 	memoryClients  int
 	memoryRounds   int
 	memoryCapsules int
-
-	dir      string
-	progress io.Writer
 }
 
 func readComparison(args []string, stderr io.Writer) (c comparison, help bool, err error) {
-	c = comparison{bestShot: 400_000, size: 2 << 20, memorySize: 10 << 20, progress: stderr}
+	c = comparison{bestShot: 400_000, size: 2 << 20, memorySize: 10 << 20, workshop: workshop{progress: stderr}}
 	flags := flag.NewFlagSet("bench compare", flag.ContinueOnError)
-	binaryFlag(flags, &c.binary)
+	c.binaryFlag(flags)
 	flags.BoolVar(&c.check, "check", false, "exit with 1 if a ratio is over its goal")
 	flags.Var(&c.bestShot, "best-shot", "length of the best shot in Oz's answer, in base64")
 
@@ -67,11 +63,8 @@ func compare(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if help || err != nil {
 		return err
 	}
-	if c.dir, err = os.MkdirTemp("", "oz-instant-bench"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(c.dir)
-	if c.binary, err = findBinary(ctx, c.binary, c.dir, stderr); err != nil {
+	defer c.close()
+	if err := c.open(ctx); err != nil {
 		return err
 	}
 	findings, err := c.measure(ctx)

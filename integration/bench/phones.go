@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -16,21 +15,18 @@ import (
 
 // party is what the flags of phones ask for.
 type party struct {
-	binary string
+	workshop
 
 	phones int
 	size   size
 	rate   size // of each one's link, a second
 	memory size
-
-	dir      string
-	progress io.Writer
 }
 
 func readParty(args []string, stderr io.Writer) (p party, help bool, err error) {
-	p = party{size: 1 << 20, rate: 64 << 10, memory: 256 << 20, progress: stderr}
+	p = party{size: 1 << 20, rate: 64 << 10, memory: 256 << 20, workshop: workshop{progress: stderr}}
 	flags := flag.NewFlagSet("bench phones", flag.ContinueOnError)
-	binaryFlag(flags, &p.binary)
+	p.binaryFlag(flags)
 	flags.IntVar(&p.phones, "phones", 1000, "how many post a capsule at the same time")
 	flags.Var(&p.size, "size", "size of a capsule")
 	flags.Var(&p.rate, "rate", "what each phone's link carries in a second")
@@ -49,11 +45,8 @@ func phones(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if help || err != nil {
 		return err
 	}
-	if p.dir, err = os.MkdirTemp("", "oz-instant-bench"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(p.dir)
-	if p.binary, err = findBinary(ctx, p.binary, p.dir, stderr); err != nil {
+	defer p.close()
+	if err := p.open(ctx); err != nil {
 		return err
 	}
 	streaming, err := p.measure(ctx, "")

@@ -7,26 +7,22 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"time"
 )
 
 // trip is what the flags of soak ask for.
 type trip struct {
-	binary  string
+	workshop
 	length  time.Duration
 	clients int
 	seed    uint64
-
-	dir      string
-	progress io.Writer
 }
 
 func readTrip(args []string, stderr io.Writer) (s trip, help bool, err error) {
-	s = trip{progress: stderr}
+	s = trip{workshop: workshop{progress: stderr}}
 	flags := flag.NewFlagSet("bench soak", flag.ContinueOnError)
-	binaryFlag(flags, &s.binary)
+	s.binaryFlag(flags)
 	flags.DurationVar(&s.length, "for", 90*time.Second, "how long capsules are sent")
 	flags.IntVar(&s.clients, "clients", 32, "clients at a time")
 	flags.Uint64Var(&s.seed, "seed", 0, "what clients and Oz do follows from it; 0: another one each time")
@@ -47,11 +43,8 @@ func soak(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if help || err != nil {
 		return err
 	}
-	if s.dir, err = os.MkdirTemp("", "oz-instant-bench"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(s.dir)
-	if s.binary, err = findBinary(ctx, s.binary, s.dir, stderr); err != nil {
+	defer s.close()
+	if err := s.open(ctx); err != nil {
 		return err
 	}
 	w, err := newWorld(ctx, s.binary, s.dir)
