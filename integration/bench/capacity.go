@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -31,7 +32,7 @@ type crowd struct {
 	analysis time.Duration
 	wait     time.Duration
 	overload int
-	size     size
+	size     cli.Size
 	load     time.Duration
 }
 
@@ -45,7 +46,7 @@ func readCrowd(args []string, stderr io.Writer) (c crowd, help bool, err error) 
 	flags.IntVar(&c.overload, "overload", 10, "how many times as many capsules come as the slots can serve")
 	flags.Var(&c.size, "size", "size of a capsule")
 	flags.DurationVar(&c.load, "for", 20*time.Second, "how long they come, in each of the trials")
-	if help, err = parse(flags, args, stderr); help || err != nil {
+	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
 		return c, help, err
 	}
 	if c.analysis <= 0 || c.wait <= 0 || c.overload < 1 || c.size < 1 || c.load < 2*c.analysis {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 )
 
 // Goals for the ratio of oz_instant to a plain Caddy, at most.
@@ -20,13 +22,13 @@ type comparison struct {
 	workshop
 	check bool
 
-	bestShot size
-	size     size
+	bestShot cli.Size
+	size     cli.Size
 	clients  int
 	rounds   int
 	capsules int
 
-	memorySize     size
+	memorySize     cli.Size
 	memoryClients  int
 	memoryRounds   int
 	memoryCapsules int
@@ -49,7 +51,7 @@ func readComparison(args []string, stderr io.Writer) (c comparison, help bool, e
 	flags.IntVar(&c.memoryRounds, "memory-rounds", 5, "memory: pairs of measurements, each with a fresh gateway")
 	flags.IntVar(&c.memoryCapsules, "memory-capsules", 128, "memory: capsules in one measurement")
 
-	if help, err = parse(flags, args, stderr); help || err != nil {
+	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
 		return c, help, err
 	}
 	if min(c.clients, c.rounds, c.capsules, c.memoryClients, c.memoryRounds, c.memoryCapsules, int(c.size), int(c.memorySize)) < 1 {

@@ -13,38 +13,16 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		if !errors.Is(err, errUsage) {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-		}
-		stop()
-		os.Exit(1)
-	}
-}
-
-// errUsage says that flag has explained the mistake already.
-var errUsage = errors.New("usage")
+func main() { cli.Main("bench", dispatch) }
 
 func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	command := "compare"
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		command, args = args[0], args[1:]
-	}
+	command, args := cli.Command(args, "compare")
 	switch command {
 	case "compare":
 		return compare(ctx, args, stdout, stderr)
@@ -56,38 +34,4 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return soak(ctx, args, stdout, stderr)
 	}
 	return fmt.Errorf("no command %q: want compare, capacity, phones or soak", command)
-}
-
-// parse reads flags and refuses anything behind them. help reports that -h was asked for and answered.
-func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (help bool, err error) {
-	flags.SetOutput(stderr)
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return true, nil
-	case err != nil:
-		return false, errUsage
-	case flags.NArg() > 0:
-		return false, fmt.Errorf("%s: what is %q?", flags.Name(), flags.Arg(0))
-	}
-	return false, nil
-}
-
-// size is a flag that reads 2MiB.
-type size int64
-
-func (s *size) Set(text string) error {
-	n, err := sandbox.ParseSize(text)
-	*s = size(n)
-	return err
-}
-
-func (s *size) String() string {
-	n := int64(*s)
-	switch {
-	case n >= 1<<20 && n%(1<<20) == 0:
-		return fmt.Sprintf("%dMiB", n>>20)
-	case n >= 1<<10 && n%(1<<10) == 0:
-		return fmt.Sprintf("%dKiB", n>>10)
-	}
-	return fmt.Sprint(n)
 }

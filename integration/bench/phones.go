@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -18,9 +19,9 @@ type party struct {
 	workshop
 
 	phones int
-	size   size
-	rate   size // of each one's link, a second
-	memory size
+	size   cli.Size
+	rate   cli.Size // of each one's link, a second
+	memory cli.Size
 }
 
 func readParty(args []string, stderr io.Writer) (p party, help bool, err error) {
@@ -31,7 +32,7 @@ func readParty(args []string, stderr io.Writer) (p party, help bool, err error) 
 	flags.Var(&p.size, "size", "size of a capsule")
 	flags.Var(&p.rate, "rate", "what each phone's link carries in a second")
 	flags.Var(&p.memory, "memory", "the budget; at least the default max_capsule, 32MiB")
-	if help, err = parse(flags, args, stderr); help || err != nil {
+	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
 		return p, help, err
 	}
 	if min(int64(p.phones), int64(p.size), int64(p.rate), int64(p.memory)) < 1 {

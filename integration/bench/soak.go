@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 )
 
 // trip is what the flags of soak ask for.
@@ -26,7 +28,7 @@ func readTrip(args []string, stderr io.Writer) (s trip, help bool, err error) {
 	flags.DurationVar(&s.length, "for", 90*time.Second, "how long capsules are sent")
 	flags.IntVar(&s.clients, "clients", 32, "clients at a time")
 	flags.Uint64Var(&s.seed, "seed", 0, "what clients and Oz do follows from it; 0: another one each time")
-	if help, err = parse(flags, args, stderr); help || err != nil {
+	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
 		return s, help, err
 	}
 	if s.length <= 0 || s.clients < 1 {

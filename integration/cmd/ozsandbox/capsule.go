@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -39,7 +40,7 @@ func readOrder(args []string, stderr io.Writer) (order, bool, error) {
 	flags.StringVar(&c.out, "o", "capsule.bin", "file to write; - for standard output")
 	flags.StringVar(&c.spec.Outcome, "outcome", sandbox.Success, "how the analysis ends: "+strings.Join(sandbox.Outcomes(), ", "))
 	flags.StringVar(&c.spec.Person, "person", "", "who is in front of the camera, and is to be seen in the best shot; see ozsandbox photo")
-	payload := size(2 << 20)
+	payload := cli.Size(2 << 20)
 	flags.Var(&payload, "size", "size of the media inside, as in 2MiB")
 	flags.IntVar(&c.spec.Media, "media", 1, "how many media")
 	damage := flags.String("damage", "", "what is wrong with it: "+damages())
@@ -54,7 +55,7 @@ func readOrder(args []string, stderr io.Writer) (order, bool, error) {
 		c.spec.Meta[name] = value
 		return nil
 	})
-	help, err := parse(flags, args, stderr)
+	help, err := cli.Parse(flags, args, stderr)
 	c.spec.PayloadSize, c.spec.Damage = int64(payload), sandbox.Damage(*damage)
 	if err == nil && c.spec.Damage == sandbox.DamageExpired && c.keys == "" && c.token == "" {
 		err = fmt.Errorf("a running sandbox gives no expired tokens: give -keys, or -token with an old one")

@@ -10,39 +10,19 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := dispatch(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		if !errors.Is(err, errUsage) {
-			fmt.Fprintln(os.Stderr, "ozsandbox:", err)
-		}
-		stop()
-		os.Exit(1)
-	}
-}
-
-// errUsage says that flag has explained the mistake already.
-var errUsage = errors.New("usage")
+func main() { cli.Main("ozsandbox", dispatch) }
 
 func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	command := "run"
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		command, args = args[0], args[1:]
-	}
+	command, args := cli.Command(args, "run")
 	switch command {
 	case "run":
 		return run(ctx, args, stdout, stderr)
@@ -54,20 +34,6 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return faults(stdout)
 	}
 	return fmt.Errorf("no command %q: want run, capsule, photo or faults", command)
-}
-
-// parse reads flags and refuses anything behind them. help reports that -h was asked for and answered.
-func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (help bool, err error) {
-	flags.SetOutput(stderr)
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return true, nil
-	case err != nil:
-		return false, errUsage
-	case flags.NArg() > 0:
-		return false, fmt.Errorf("%s: what is %q?", flags.Name(), flags.Arg(0))
-	}
-	return false, nil
 }
 
 func faults(stdout io.Writer) error {
@@ -82,15 +48,4 @@ func faults(stdout io.Writer) error {
 		fmt.Fprintf(out, "  %s\t%s\n", k.Usage, k.Help)
 	}
 	return out.Flush()
-}
-
-// size is a flag that reads 2MiB.
-type size int64
-
-func (s *size) String() string { return fmt.Sprint(int64(*s)) }
-
-func (s *size) Set(text string) error {
-	n, err := sandbox.ParseSize(text)
-	*s = size(n)
-	return err
 }

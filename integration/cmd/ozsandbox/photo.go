@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -15,7 +16,7 @@ func photo(args []string, stdout, stderr io.Writer) error {
 	person := flags.String("person", "", "who is to be seen; without a name, whom a capsule without -person shows")
 	width := flags.Int("size", sandbox.DefaultPortraitSize, "width in pixels")
 	out := flags.String("o", "photo.jpeg", "file to write; - for standard output")
-	if help, err := parse(flags, args, stderr); help || err != nil {
+	if help, err := cli.Parse(flags, args, stderr); help || err != nil {
 		return err
 	}
 	if *width < 1 || *width > 10_000 {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/demo"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
@@ -44,9 +45,9 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	flags.IntVar(&o.Parallel, "parallel", 3, "how many capsules at once; 0 for any number")
 	flags.StringVar(&o.Overflow, "overflow", sandbox.OverflowQueue, "what happens to capsules beyond -parallel: queue or 503")
 	flags.BoolVar(&o.SlotAfterUpload, "slot-after-upload", false, "count a capsule against -parallel only when it is in whole")
-	bestShot := size(400 << 10)
+	bestShot := cli.Size(400 << 10)
 	flags.Var(&bestShot, "best-shot-size", "length of image_b64; 0 for the smallest")
-	flags.Var((*size)(&o.MaxCapsule), "max-capsule", "refuse larger capsules with 413; 0 for no limit")
+	flags.Var((*cli.Size)(&o.MaxCapsule), "max-capsule", "refuse larger capsules with 413; 0 for no limit")
 	singleUse := flags.Bool("single-use", true, "refuse a session token that was used before")
 	flags.BoolVar(&o.AcceptAny, "accept-any", false, "take any body that is no capsule for a good one: for load generators")
 	flags.StringVar(&o.KeysDir, "keys", "", "folder with jwt.key and jwt.pub (P-384), as API_KEYS_DIR; empty for a fresh pair")
@@ -62,7 +63,7 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	})
 	flags.DurationVar(&o.SessionLife, "access-token-life", 15*time.Minute, "how long an access token is good for")
 	sliding := flags.Bool("sliding", true, "count -access-token-life from the last use; otherwise from the log-in or refresh")
-	flags.Var((*size)(&o.MaxImage), "max-image", "refuse larger images to match; 0 for 10 MB")
+	flags.Var((*cli.Size)(&o.MaxImage), "max-image", "refuse larger images to match; 0 for 10 MB")
 	flags.BoolVar(&o.FewMediaFail, "few-media-fail", false, "answer fewer than two images to match with a FAILED folder instead of 400")
 	flags.Float64Var(&o.OperatorFrom, "operator-from", 0, "two photos that are at least so alike, and not enough for SUCCESS, are OPERATOR_REQUIRED; 0 for never")
 	hosts := flags.String("hosts", "", "serve these Host names only, separated by commas, as APP_ALLOWED_HOSTS")
@@ -71,7 +72,7 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 	flags.BoolVar(&o.LegacyMessages, "legacy-messages", false, "the oldest error texts, which tell causes apart")
 	echo := flags.Bool("echo-meta", true, "echo the app's metadata in meta_data")
 
-	help, err := parse(flags, args, stderr)
+	help, err := cli.Parse(flags, args, stderr)
 	if help || err != nil {
 		return s, help, err
 	}
