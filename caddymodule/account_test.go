@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -320,5 +321,34 @@ func TestAccountErrorsHaveNoSecrets(t *testing.T) {
 		if _, err := oz.ReadGrant([]byte(doc), time.Now()); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", doc, err)
 		}
+	}
+}
+
+// A firewall that forbids a capsule says nothing about the access token: others
+// are served with it, and nobody logs in again.
+func TestForbiddenCapsuleIsNotTheTokens(t *testing.T) {
+	logins := 0
+	h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+		body, _ := readAll(req)
+		switch {
+		case strings.HasPrefix(req.URL.Path, "/api/authorize"):
+			logins++
+			return response(200, `{"access_token": "t", "expire_token": "e"}`), nil
+		case strings.Contains(body, "<script>"):
+			return response(403, "<html>blocked by the firewall</html>"), nil
+		}
+		return response(201, success()), nil
+	}, `{"credentials": {"email": "a", "password": "b"}}`)
+	for range 5 {
+		if w := h.posted(t, noApp(t), "<script>"); w.Code != 502 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		app := new(testApp)
+		if w := h.posted(t, app, "good capsule"); app.calls != 1 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	if logins != 1 {
+		t.Errorf("%d log-ins", logins)
 	}
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -14,7 +15,7 @@ import (
 // decide gets a decision for a capsule, when there is capacity for it.
 func (h *Handler) decide(r *http.Request, next caddyhttp.Handler, c *capsule) outcome {
 	switch {
-	case h.gate == nil:
+	case h.Capacity == nil:
 		return h.analyze(r, next, c, r.ContentLength)
 	case h.Capacity.Memory > 0:
 		return h.decideHeld(r, next, c)
@@ -46,6 +47,9 @@ func (h *Handler) decideHeld(r *http.Request, next caddyhttp.Handler, c *capsule
 		return received().ended(err)
 	}
 	defer held.detach()
+	if held.interrupted { // by this module: that the request's context has ended says nothing of the client
+		r = r.WithContext(context.WithoutCancel(r.Context()))
+	}
 	upload := time.Since(start) - held.waited
 	o := h.inSlot(r, wait-held.waited, func() outcome { return h.analyze(r, next, held, held.size) }, received)
 	o.uploadTime, o.queueTime = upload, o.queueTime+held.waited

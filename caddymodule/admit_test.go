@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -302,3 +303,62 @@ func TestWithoutCapacityCapsulesStream(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// Phones that are too slow to be done in time keep nobody out: they hold a
+// little memory, and no place.
+func TestIdlePhonesTakeNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler(t, answers(201, success()), `{"capacity": {"slots": 3, "memory": 1073741824}}`)
+		for range 15 {
+			p := newPhone(t)
+			p.does(func() { p.sendEvery(time.Second, 1000, 1) })
+			r := p.request(1000)
+			p.does(func() { h.decide(r, noApp(t), newCapsule(p, r, h.MaxCapsule)) })
+		}
+		decide := func() outcome {
+			w := httptest.NewRecorder()
+			r := capsuleRequest(w, strings.NewReader("capsule"))
+			return h.decide(r, noApp(t), newCapsule(w, r, h.MaxCapsule))
+		}
+		time.Sleep(time.Second)
+		wantOutcome(t, decide(), oz.Unavailable, oz.Overloaded, nil) // who knows, they may be quick
+		time.Sleep(3 * time.Second)
+		wantOutcome(t, decide(), oz.Success, "", nil)
+	})
+}
+
+// A capsule whose last byte came just as its time was up is whole, and its
+// client is there, although the read deadline has ended the request's context.
+func TestInterruptedAtItsLastByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler(t, answers(201, success()), `{"client_gone": "cancel", "upload_timeout": "10s", "capacity": {"slots": 1, "memory": 33554432}}`)
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &interruptedWriter{httptest.NewRecorder(), cancel}
+		r := httptest.NewRequest(http.MethodPost, "/verify", struct{ io.Reader }{readFunc(func(p []byte) (int, error) {
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			return copy(p, "capsule"), io.EOF
+		})})
+		r.ContentLength = 7
+		r.Header.Set("Content-Type", capsuleMediaType)
+		app := new(testApp)
+		if err := h.ServeHTTP(w, fromClient(w, r.WithContext(ctx)), app); err != nil || app.calls != 1 {
+			t.Errorf("%d, %v, %d calls", w.Code, err, app.calls)
+		}
+	})
+}
+
+// interruptedWriter ends the request's context by a read deadline, as net/http does.
+type interruptedWriter struct {
+	*httptest.ResponseRecorder
+	end func()
+}
+
+func (w *interruptedWriter) SetReadDeadline(time.Time) error {
+	w.end()
+	return nil
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }

@@ -16,8 +16,8 @@ import (
 )
 
 // Biometry is face matching: step 4 of the vendor's guide. It runs after a
-// liveness SUCCESS and no other decision. The best shot (the first image of the
-// first QUALITY analysis, should there be several) and a reference photo of the
+// liveness SUCCESS and no other decision. The best shot (of QUALITY, and the
+// first that can be used, should there be several) and a reference photo of the
 // user go to Oz in a call of their own, and the worse of the two results
 // decides. The app's body is then
 //
@@ -29,8 +29,7 @@ type Biometry struct {
 	// such as `/profile/photo`. It is asked for inside of Caddy, by a GET to the
 	// handlers behind this one, with the header of the request that brought the
 	// capsule: the user's own cookies decide whose photo it is. Placeholders
-	// are allowed; their values are escaped, so that none can lead to another
-	// path. JPEG and PNG are taken. The app answers 404 when it has no photo.
+	// are allowed; a value stays one segment of the path. JPEG and PNG are taken. The app answers 404 when it has no photo.
 	// Required.
 	Reference string `json:"reference"`
 
@@ -235,13 +234,17 @@ func (h *Handler) reference(ctx context.Context, r *http.Request, next caddyhttp
 	return photo.image()
 }
 
-// referenceFault is for a photo that the handlers behind gave up on.
+// referenceFault is for a photo that the handlers behind gave up on. What they
+// say may quote the photo.
 func referenceFault(err error) error {
 	var herr caddyhttp.HandlerError
-	if errors.As(err, &herr) && herr.StatusCode == http.StatusNotFound {
+	switch {
+	case !errors.As(err, &herr):
+		return &fault{oz.ReferenceUnavailable, plain(err)}
+	case herr.StatusCode == http.StatusNotFound:
 		return &fault{oz.ReferenceMissing, errors.New("the app answered 404")}
 	}
-	return &fault{oz.ReferenceUnavailable, err}
+	return &fault{oz.ReferenceUnavailable, fmt.Errorf("the handlers before the app gave up with %d: %w", herr.StatusCode, plain(herr.Err))}
 }
 
 // referenceRequest is the client's request turned into a GET of its photo. It

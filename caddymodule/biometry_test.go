@@ -465,3 +465,28 @@ func TestLasting(t *testing.T) {
 		}
 	}
 }
+
+// What the handlers before the app say of its answer may quote a piece of it.
+func TestReferenceIsNotLogged(t *testing.T) {
+	h := newHandler(t, answers(201, success()), `{"biometry": {"reference": "/photo"}}`)
+	logs := h.observed()
+	for _, err := range []error{
+		caddyhttp.Error(502, errors.New(`malformed HTTP response "\xff\xd8CANARY-FACE"`)), errors.New("CANARY-FACE"),
+	} {
+		h.posted(t, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			if r.Method == http.MethodGet {
+				return err
+			}
+			return nil
+		}), "capsule")
+	}
+	lines := logs.FilterMessage("capsule decided").All()
+	if len(lines) != 2 || lines[0].ContextMap()["reason"] != "reference_unavailable" {
+		t.Fatalf("%v", lines)
+	}
+	for _, line := range logs.All() {
+		if text := fmt.Sprint(line.Entry, line.ContextMap()); strings.Contains(text, "CANARY") {
+			t.Errorf("%s", text)
+		}
+	}
+}

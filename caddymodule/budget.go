@@ -108,9 +108,37 @@ func (r *receipt) ask() (chunk []byte, ready chan struct{}, err error) {
 		r.want = max(chunkSize, roundUp(r.length-r.received))
 	}
 	r.ready, r.since = make(chan struct{}), now
-	b.queue = append(b.queue, r)
+	b.enqueue(r)
 	b.serve()
 	return nil, r.ready, nil
+}
+
+// enqueue has those who have begun go before those who have not: what they hold
+// comes free only when they come to their end.
+func (b *budget) enqueue(r *receipt) {
+	i := len(b.queue)
+	if r.held > 0 {
+		if first := slices.IndexFunc(b.queue, func(other *receipt) bool { return other.held == 0 }); first >= 0 {
+			i = first
+		}
+	}
+	b.queue = slices.Insert(b.queue, i, r)
+}
+
+// need is what has to be free for r to be served. To begin takes that behind it
+// the largest rest of those who have begun, and have reserved nothing yet, still
+// fits: or all could hold a little, and nobody come to an end.
+func (b *budget) need(r *receipt) int64 {
+	if r.held > 0 {
+		return r.want
+	}
+	rest, now := roundUp(r.length)-chunkSize, time.Now()
+	for _, other := range b.active {
+		if other.held > 0 && other.reserved == 0 && !other.evicted && !other.late(now) {
+			rest = max(rest, roundUp(other.length-other.received))
+		}
+	}
+	return r.want + max(rest, 0)
 }
 
 // take turns reserved memory into a chunk.
@@ -197,10 +225,11 @@ func (b *budget) leaveQueue(r *receipt) {
 func (b *budget) serve() {
 	for len(b.queue) > 0 {
 		first := b.queue[0]
-		if b.used+first.want > b.total {
-			b.makeRoom(first)
+		need := b.need(first)
+		if b.used+need > b.total {
+			b.makeRoom(first, need)
 		}
-		if b.used+first.want > b.total {
+		if b.used+need > b.total {
 			b.again()
 			return
 		}
@@ -212,7 +241,7 @@ func (b *budget) serve() {
 
 // makeRoom takes from those who are late what they have reserved, and if that
 // is not enough has the latest of them go. Its memory comes back when it has.
-func (b *budget) makeRoom(first *receipt) {
+func (b *budget) makeRoom(first *receipt, need int64) {
 	now := time.Now()
 	var latest *receipt
 	leaving := int64(0)
@@ -230,11 +259,24 @@ func (b *budget) makeRoom(first *receipt) {
 			latest = r
 		}
 	}
-	if latest != nil && b.used-leaving+first.want > b.total {
+	if latest != nil && b.used-leaving+need > b.total {
 		latest.evicted = true
 		b.leaveQueue(latest)
 		latest.evict()
 	}
+}
+
+// lateOnes counts the uploads that are too slow to be done in their time.
+func (b *budget) lateOnes() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	for _, r := range b.active {
+		if r.held > 0 && r.late(now) {
+			n++
+		}
+	}
+	return n
 }
 
 // again looks after the queue in a while: who is late is a matter of time.

@@ -192,3 +192,23 @@ func TestBudgetEvictsTheLate(t *testing.T) {
 		}
 	})
 }
+
+// Of two that have begun one comes to its end, also where there is room for one
+// only: who has not begun waits.
+func TestNoTwoHalves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(32 << 20)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if err := b.upload(t.Context(), 32<<20, 20<<20, time.Second); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if n := b.inUse(); n != 0 {
+			t.Errorf("%d bytes are left", n)
+		}
+	})
+}

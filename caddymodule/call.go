@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -44,6 +45,10 @@ type call struct {
 	// blame says what the client did to end the call, if it did: then no
 	// upstream is to blame. Nil if there is no client.
 	blame func() error
+
+	// paused reports whether the client has kept Oz waiting. Who then hangs up,
+	// as web servers do, is not to blame. Nil if there is no client.
+	paused func() bool
 
 	// onLost is told when Oz has ended the connection, so that nothing more can
 	// come of the call but what has come already. Nil if nobody wants to know.
@@ -105,9 +110,10 @@ func (l *link) authorized(ctx context.Context, client *http.Request, c *call) {
 	l.account.release(l, s, c)
 }
 
-// noteAuth notes whether Oz refused the access token.
+// noteAuth notes whether Oz refused the access token. A 403 without Oz's error
+// object is somebody else's: a firewall in between may not like a capsule.
 func (c *call) noteAuth(status int, e *oz.Error) {
-	c.authRefused = status == http.StatusUnauthorized || status == http.StatusForbidden || e != nil && e.AboutToken()
+	c.authRefused = status == http.StatusUnauthorized || e != nil && (status == http.StatusForbidden || e.AboutToken())
 }
 
 // answeredBadly is for an answer that gives nothing but is no fault of this
@@ -174,7 +180,12 @@ func (l *link) request(ctx context.Context, client *http.Request, c *call) *http
 	trace(sub.Header, client.Header)
 	sub.RemoteAddr = client.RemoteAddr
 	if r, ok := client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(r.Get) // placeholders in header_up speak of the client's request
+		repl.Map(func(key string) (any, bool) { // placeholders in header_up speak of the client's request
+			if strings.HasPrefix("{"+key, bodyPlaceholder) {
+				return "", true // but never of the capsule itself
+			}
+			return r.Get(key)
+		})
 	}
 	server, _ := client.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)

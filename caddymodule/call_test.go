@@ -385,14 +385,15 @@ func TestCallWithoutAToken(t *testing.T) {
 	}
 }
 
-// Oz refuses a token by status, or by the code of its error.
+// Oz refuses a token by status, or by the code of its error. A 403 that is not
+// Oz's own says nothing about the token.
 func TestNoteAuth(t *testing.T) {
 	for _, test := range []struct {
 		status int
 		code   int // -1: none
 		want   bool
 	}{
-		{201, -1, false}, {401, -1, true}, {403, -1, true}, {400, -1, false}, {503, -1, false},
+		{201, -1, false}, {401, -1, true}, {403, -1, false}, {403, 0, true}, {403, 9, true}, {400, -1, false}, {503, -1, false},
 		{400, 5, false}, {400, 6, true}, {400, 7, true}, {400, 8, true}, {400, 9, true}, {400, 10, false},
 	} {
 		var e *oz.Error
@@ -514,5 +515,21 @@ func TestClockOf(t *testing.T) {
 	res.Header.Set("Date", "today")
 	if d := time.Since(clockOf(res)); d < 0 || d > time.Minute {
 		t.Errorf("without a date it is %s ago", d)
+	}
+}
+
+// A capsule never gets into a header, whatever the operator writes there.
+func TestHeaderUpOfTheBody(t *testing.T) {
+	h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+		body, err := readAll(req)
+		if body != "capsule" || err != nil || req.Header.Get("X-Body") != "" {
+			t.Errorf("%q, %v, %v", body, err, req.Header)
+		}
+		return response(201, success()), nil
+	}, `{"reverse_proxy": {"headers": {"request": {"set": {"X-Body": ["{http.request.body}"], "X-Encoded": ["{http.request.body_base64}"]}}}}}`)
+	app := new(testApp)
+	h.posted(t, app, "capsule")
+	if app.calls != 1 {
+		t.Errorf("%d calls", app.calls)
 	}
 }

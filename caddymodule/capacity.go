@@ -84,8 +84,8 @@ func (c *Capacity) validate(maxCapsule int64) error {
 		return errors.New("capacity: wait: must be greater than zero")
 	case c.Memory < 0:
 		return errors.New("capacity: memory: must be greater than zero")
-	case c.Memory > 0 && c.Memory < maxCapsule:
-		return fmt.Errorf("capacity: memory: %s cannot hold a capsule of max_capsule, %s", sizeString(c.Memory), sizeString(maxCapsule))
+	case c.Memory > 0 && c.Memory < roundUp(maxCapsule):
+		return fmt.Errorf("capacity: memory: %s cannot hold a capsule of max_capsule, %s, in pieces of %s", sizeString(c.Memory), sizeString(maxCapsule), sizeString(chunkSize))
 	}
 	return nil
 }
@@ -108,13 +108,13 @@ type gateUser struct {
 	gate     *gate
 	key      string
 	config   *prometheus.Registry // stands for the config: each has its own
-	capacity Capacity
+	capacity *Capacity            // nil: without a limit
 }
 
 var gates = caddy.NewUsagePool()
 
 // openGate finds or makes the gate to the handler's Oz.
-func openGate(ctx caddy.Context, o *Oz, c Capacity) (*gateUser, error) {
+func openGate(ctx caddy.Context, o *Oz, c *Capacity) (*gateUser, error) {
 	key := o.BasePath + " " + strings.Join(o.upstreamNames(), " ")
 	value, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return new(gate), nil })
 	if err != nil {
@@ -133,7 +133,7 @@ func (g *gate) join(u *gateUser) error {
 	defer g.mu.Unlock()
 	for _, other := range g.users {
 		if other.config == u.config && !other.capacity.equals(u.capacity) {
-			return errors.New("capacity: another oz_instant with the same upstreams has other limits; they share one capacity, so they have to agree")
+			return errors.New("capacity: another oz_instant with the same upstreams has other limits, or only one of them has any; they share one capacity, so they have to agree")
 		}
 	}
 	g.users = append(g.users, u)
@@ -141,7 +141,10 @@ func (g *gate) join(u *gateUser) error {
 	return nil
 }
 
-func (c Capacity) equals(other Capacity) bool {
+func (c *Capacity) equals(other *Capacity) bool {
+	if c == nil || other == nil {
+		return c == other
+	}
 	return c.Slots == other.Slots && *c.Queue == *other.Queue && c.Wait == other.Wait && c.Memory == other.Memory
 }
 
@@ -159,20 +162,20 @@ func (g *gate) apply() {
 	if len(g.users) == 0 {
 		return
 	}
-	c := g.users[len(g.users)-1].capacity
-	g.slots.set(c.Slots, *c.Queue)
-	g.memory.set(c.Memory)
+	if c := g.users[len(g.users)-1].capacity; c != nil {
+		g.slots.set(c.Slots, *c.Queue)
+		g.memory.set(c.Memory)
+	}
 }
 
+// provisionCapacity opens the gate also for a handler without limits, so that
+// it cannot go around those of another one.
 func (h *Handler) provisionCapacity(ctx caddy.Context) (err error) {
-	if h.Capacity == nil {
-		return nil
-	}
 	// What makes no sense may not become the limits that others share.
 	if err := h.validateCapacity(); err != nil {
 		return err
 	}
-	h.gate, err = openGate(ctx, &h.Oz, *h.Capacity)
+	h.gate, err = openGate(ctx, &h.Oz, h.Capacity)
 	return err
 }
 
@@ -189,11 +192,12 @@ func (h *Handler) waiting(r *http.Request) context.Context {
 func (g *gate) Destruct() error { return nil }
 
 // admit lets a capsule be received, unless too many are already. It is for
-// capsules that are received before they take a slot.
+// capsules that are received before they take a slot. Who is too slow to be done
+// in time takes nobody's place: a few idle phones would else keep all others out.
 func (g *gate) admit(c Capacity) (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.inside >= c.Slots+*c.Queue {
+	if limit := c.Slots + *c.Queue; g.inside >= limit && g.inside-g.memory.lateOnes() >= limit {
 		return nil, &busyError{refusalQueue, g.slots.untilDone(g.inside)}
 	}
 	g.inside++

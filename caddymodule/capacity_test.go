@@ -45,7 +45,7 @@ func TestCapacityDefaults(t *testing.T) {
 
 // user makes a use of a gate as a handler of a config has it.
 func user(g *gate, config *prometheus.Registry, c Capacity) *gateUser {
-	return &gateUser{gate: g, key: "test", config: config, capacity: c}
+	return &gateUser{gate: g, key: "test", config: config, capacity: &c}
 }
 
 func (g *gate) limits() (slots, queue int, memory int64) {
@@ -287,5 +287,20 @@ func TestWhoWaitsForAClientThatLeft(t *testing.T) {
 		if waits := waiting.Err() == nil; waits != test.waits {
 			t.Errorf("memory %d, %s: waits %v", test.memory, test.gone, waits)
 		}
+	}
+}
+
+// No block goes around the limits of another one for the same Oz.
+func TestCapacityOfOneBlockOnly(t *testing.T) {
+	ctx := newContext(t)
+	if _, err := load[*Handler](ctx, handlerID, ozConfig(t, neverAsked(t), `{"capacity": {"slots": 1}}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load[*Handler](ctx, handlerID, ozConfig(t, neverAsked(t), "")); err == nil || !strings.Contains(err.Error(), "only one of them has any") {
+		t.Errorf("%v", err)
+	}
+	other := `{"reverse_proxy": {"upstreams": [{"dial": "another.test:80"}]}}`
+	if _, err := load[*Handler](ctx, handlerID, ozConfig(t, neverAsked(t), other)); err != nil {
+		t.Errorf("another Oz: %v", err)
 	}
 }

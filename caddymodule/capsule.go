@@ -44,7 +44,8 @@ type capsule struct {
 	waited      time.Duration // in the reads before it
 	ended       time.Time     // when the last of them ended
 	detached    bool
-	interrupted bool // a read under way was ended by detach
+	interrupted bool          // a read under way was ended by detach
+	silence     time.Duration // how long that read had waited
 	read        int64
 	done        bool // the last byte was read
 	fault       error
@@ -149,7 +150,7 @@ func (c *capsule) detach() {
 	if !c.reading {
 		return
 	}
-	c.interrupted = true
+	c.interrupted, c.silence = true, time.Since(c.since)
 	_ = c.rc.SetReadDeadline(time.Unix(1, 0))
 	for c.reading {
 		c.idle.Wait()
@@ -192,10 +193,11 @@ func (c *capsule) whenDone(f func()) { c.onDone = f }
 func (c *capsule) state() uploadState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := uploadState{received: c.done, done: c.done, waited: c.waited, interrupted: c.interrupted, read: c.read, fault: c.fault}
+	s := uploadState{received: c.done, done: c.done, waited: c.waited, silence: c.silence, interrupted: c.interrupted, read: c.read, fault: c.fault}
 	switch {
 	case c.reading:
-		s.waited += time.Since(c.since)
+		s.silence = time.Since(c.since)
+		s.waited += s.silence
 	case c.read > 0:
 		s.untaken = time.Since(c.ended)
 	}
@@ -206,6 +208,7 @@ type uploadState struct {
 	received    bool          // the client has done its part
 	done        bool          // the last byte was read on Oz's behalf
 	waited      time.Duration // for the client
+	silence     time.Duration // of the client, while it is read or when that was ended
 	untaken     time.Duration // since Oz took the last bytes, if it has not asked for more
 	interrupted bool
 	read        int64

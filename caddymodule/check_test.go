@@ -240,6 +240,7 @@ func TestOzAt(t *testing.T) {
 		"http://oz":                {"oz:80", "", ""},
 		"http://oz/":               {"oz:80", "", ""},
 		"https://oz/base":          {"oz:443", "/base", `{"protocol":"http","tls":{}}`},
+		"https://oz/base/":         {"oz:443", "/base", `{"protocol":"http","tls":{}}`},
 		"http://[::1]:8080":        {"[::1]:8080", "", ""},
 		"https://oz.internal:8443": {"oz.internal:8443", "", `{"protocol":"http","tls":{}}`},
 	} {
@@ -251,7 +252,7 @@ func TestOzAt(t *testing.T) {
 			t.Errorf("%s: %s, %s, %s", to, dial, o.BasePath, o.ReverseProxy.TransportRaw)
 		}
 	}
-	for _, to := range []string{"", "oz", "//oz", "ftp://oz", "http://", "http://oz:port", "unix//run/oz.sock"} {
+	for _, to := range []string{"", "oz", "//oz", "ftp://oz", "http://", "http://oz:port", "unix//run/oz.sock", "http://user:secret@oz", "http://oz?a=b", "http://oz#a"} {
 		if _, err := ozAt(to); err == nil {
 			t.Errorf("%q was taken", to)
 		}

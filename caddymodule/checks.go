@@ -28,24 +28,24 @@ const certificateMargin = 14 * 24 * time.Hour
 
 // look does all checks, in the order in which things can go wrong.
 func (c *checker) look(ctx context.Context) {
-	oz := []string{"session token", "empty capsule", "garbage capsule"}
+	calls := []string{"session token", "empty capsule", "garbage capsule"}
 	if c.capsule != nil {
-		oz = append(oz, "capsule")
+		calls = append(calls, "capsule")
 	}
 	if c.target.oz.Credentials != nil {
-		oz = append([]string{"log-in"}, oz...)
+		calls = append([]string{"log-in"}, calls...)
 	}
 	if !c.step(ctx, "configuration", c.configure) {
-		c.skip(oz...)
+		c.skip(calls...)
 		return
 	}
 	defer func() { _ = c.target.oz.cleanup() }()
 	if !c.reach(ctx) {
-		c.skip(oz...)
+		c.skip(calls...)
 		return
 	}
 	if c.target.oz.Credentials != nil && !c.step(ctx, "log-in", c.logIn) {
-		c.skip(oz[1:]...)
+		c.skip(calls[1:]...)
 		return
 	}
 	c.step(ctx, "session token", c.sessionToken)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -45,7 +46,8 @@ func addConfigFlags(cmd *cobra.Command) {
 }
 
 // blocks are the oz_instant handlers of the configuration that the flags name.
-// They are not provisioned: a check of Oz needs nothing else of the config.
+// They are validated and not provisioned: a check of Oz needs nothing else of
+// the config.
 func blocks(cmd *cobra.Command) ([]*Handler, error) {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
@@ -103,13 +105,19 @@ func handlerOf(node map[string]any) (*Handler, error) {
 		return nil, fmt.Errorf("oz_instant: %w", err)
 	}
 	h.setDefaults()
+	if err := h.compile(); err != nil {
+		return nil, fmt.Errorf("oz_instant: %w", err)
+	}
+	if err := h.Validate(); err != nil {
+		return nil, fmt.Errorf("oz_instant: %w", err)
+	}
 	return h, nil
 }
 
 // ozAt describes an Oz by its URL alone.
 func ozAt(to string) (*Oz, error) {
 	u, err := url.Parse(to)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("--to %q is not a URL such as https://oz.internal", to)
 	}
 	o := &Oz{ReverseProxy: new(reverseproxy.Handler)}
@@ -122,9 +130,7 @@ func ozAt(to string) (*Oz, error) {
 		port = p
 	}
 	o.ReverseProxy.Upstreams = reverseproxy.UpstreamPool{{Dial: net.JoinHostPort(u.Hostname(), port)}}
-	if u.Path != "/" {
-		o.BasePath = u.Path
-	}
+	o.BasePath = strings.TrimSuffix(u.Path, "/")
 	return o, nil
 }
 

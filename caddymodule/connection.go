@@ -3,9 +3,10 @@ package caddymodule
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -34,7 +35,9 @@ type graceConn struct {
 	net.Conn
 	once   sync.Once
 	closed chan struct{}
-	onEnd  atomic.Pointer[func()] // what to do when there is nothing more to read
+
+	mu    sync.Mutex
+	onEnd map[any]func() // what to do when there is nothing more to read, by who wants it: calls may share a connection
 }
 
 // Read implements net.Conn. net/http does not report a lost connection while
@@ -43,27 +46,40 @@ type graceConn struct {
 func (c *graceConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
-		if f := c.onEnd.Load(); f != nil {
-			(*f)()
-		}
+		c.tell()
 	}
 	return n, err
 }
 
+func (c *graceConn) tell() {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.onEnd))
+	c.mu.Unlock()
+	for _, f := range all {
+		f()
+	}
+}
+
 // whenEnded has f called when nothing more can be read from conn, if that is a
-// connection of ours. Nil ends it.
-func whenEnded(conn net.Conn, f func()) {
+// connection of ours, until the same who comes with nil.
+func whenEnded(conn net.Conn, who any, f func()) {
 	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = wrapped.NetConn()
 	}
 	c, ours := conn.(*graceConn)
-	switch {
-	case !ours:
-	case f == nil:
-		c.onEnd.Store(nil)
-	default:
-		c.onEnd.Store(&f)
+	if !ours {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f == nil {
+		delete(c.onEnd, who)
+		return
+	}
+	if c.onEnd == nil {
+		c.onEnd = make(map[any]func(), 1)
+	}
+	c.onEnd[who] = f
 }
 
 func (c *graceConn) Write(p []byte) (int, error) {

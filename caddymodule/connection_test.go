@@ -54,3 +54,18 @@ func TestReadFromSendsEveryByte(t *testing.T) {
 		t.Fatalf("%d of %d bytes (%v)", len(got), len(want), err)
 	}
 }
+
+// Calls that share a connection all hear of its end, but for those that are over.
+func TestSharedConnection(t *testing.T) {
+	near, far := net.Pipe()
+	c := &graceConn{Conn: near, closed: make(chan struct{})}
+	heard := map[string]int{}
+	for _, call := range []string{"a", "b", "c"} {
+		whenEnded(c, call, func() { heard[call]++ })
+	}
+	whenEnded(c, "a", nil)
+	_ = far.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil || heard["a"] != 0 || heard["b"] != 1 || heard["c"] != 1 {
+		t.Errorf("%v, %v", err, heard)
+	}
+}

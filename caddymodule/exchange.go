@@ -71,6 +71,7 @@ func (h *Handler) exchange(r *http.Request, c source, length int64) outcome {
 		length: length,
 		read:   x.receive,
 		blame:  x.clientFault,
+		paused: x.paused,
 	}
 	forget, stop := x.watch(r)
 	defer stop()
@@ -130,7 +131,9 @@ func (x *exchange) stalled() {
 	default:
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		x.stall.Reset(limit - s.untaken)
+		if x.ctx.Err() == nil { // not stopped in the meantime
+			x.stall.Reset(limit - s.untaken)
+		}
 	}
 }
 
@@ -140,6 +143,9 @@ func (x *exchange) uploaded() {
 	defer x.mu.Unlock()
 	x.timer.Stop()
 	x.uploadedAt = time.Now()
+	if x.ctx.Err() != nil {
+		return
+	}
 	x.timer = time.AfterFunc(time.Duration(x.h.Timeout), func() { x.cancel(errOzTimeout) })
 }
 
@@ -170,6 +176,17 @@ func (x *exchange) clientFault() error {
 		return cause
 	}
 	return nil
+}
+
+// longPause is how long a client may send nothing before it is held to have
+// kept Oz waiting.
+const longPause = time.Second
+
+// paused reports whether the client was silent for long, before its capsule was
+// whole.
+func (x *exchange) paused() bool {
+	s := x.capsule.state()
+	return !s.done && s.silence >= longPause
 }
 
 var errEarlyFolder = errors.New("oz answered with a folder before it had the whole capsule")

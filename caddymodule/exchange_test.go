@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -464,5 +465,72 @@ func TestClientFaultByCause(t *testing.T) {
 		if got := x.clientFault(); !errors.Is(got, want) || (got == nil) != (want == nil) {
 			t.Errorf("%v: %v", cause, got)
 		}
+	}
+}
+
+// An Oz that hangs up on a client that sends nothing is right. It is no use to
+// this capsule, and does not count against the upstream. One that hangs up on a
+// client that sends is.
+func TestStallingClientIsNotOzFault(t *testing.T) {
+	for name, want := range map[string]struct {
+		pause time.Duration
+		fails int
+	}{"it stalls": {time.Hour, 0}, "it sends": {100 * time.Millisecond, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+				timeout := time.AfterFunc(30*time.Second, func() { _ = req.Body.Close() })
+				defer timeout.Stop()
+				read := make(chan struct{})
+				go func() {
+					defer close(read)
+					_, _ = io.Copy(io.Discard, req.Body)
+				}()
+				select {
+				case <-read:
+				case <-time.After(30 * time.Second):
+				}
+				return nil, &net.OpError{Op: "read", Err: errors.New("connection reset by peer")}
+			}, `{"reverse_proxy": {"health_checks": {"passive": {"fail_duration": "1h"}}}}`)
+			p := newPhone(t)
+			p.does(func() { p.sendEvery(want.pause, 1000, 1) })
+			r := p.request(1000)
+			o := h.decide(r, noApp(t), newCapsule(p, r, h.MaxCapsule))
+			p.hangUp()
+			if n := h.link.proxy.Upstreams[0].Fails(); n != want.fails || o.verdict.Reason != oz.ConnectionLost {
+				t.Errorf("%s: %d fails, %s", name, n, o.verdict.Reason)
+			}
+		})
+	}
+}
+
+// countedSource counts how often it is looked at.
+type countedSource struct {
+	*capsule
+	looks atomic.Int64
+}
+
+func (c *countedSource) state() uploadState {
+	c.looks.Add(1)
+	return c.capsule.state()
+}
+
+// No clock outlives its exchange, also if it goes off as that ends.
+func TestClocksEndWithTheExchange(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHandler(t, func(*http.Request) (*http.Response, error) {
+				time.Sleep(time.Minute) // as the default timeout
+				return response(503, ""), nil
+			}, "")
+			w := httptest.NewRecorder()
+			r := capsuleRequest(w, strings.NewReader("capsule"))
+			src := &countedSource{capsule: newCapsule(w, r, h.MaxCapsule)}
+			h.exchange(r, src, 7)
+			synctest.Wait()
+			looks := src.looks.Load()
+			if time.Sleep(time.Hour); src.looks.Load() > looks+1 {
+				t.Errorf("an hour later it was looked at %d times", src.looks.Load()-looks)
+			}
+		})
 	}
 }

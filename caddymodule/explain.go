@@ -56,20 +56,13 @@ func runExplain(cmd *cobra.Command, args []string) error {
 }
 
 // explainers are the blocks of a configuration, or one with all defaults.
-func explainers(cmd *cobra.Command) (handlers []*Handler, err error) {
+func explainers(cmd *cobra.Command) ([]*Handler, error) {
 	if config, _ := cmd.Flags().GetString("config"); config != "" {
-		handlers, err = blocks(cmd)
-	} else {
-		h := new(Handler)
-		h.setDefaults()
-		handlers = []*Handler{h}
+		return blocks(cmd)
 	}
-	for _, h := range handlers {
-		if err := h.compile(); err != nil {
-			return nil, err
-		}
-	}
-	return handlers, err
+	h := new(Handler)
+	h.setDefaults()
+	return []*Handler{h}, h.compile()
 }
 
 func openAnswer(cmd *cobra.Command, name string) (io.ReadCloser, error) {
@@ -91,6 +84,10 @@ func (h *Handler) explain(out io.Writer, status int, in io.Reader) error {
 	if o.verdict.Folder != nil {
 		o.folder, o.shots = a.doc, a.shots
 	}
+	if h.Biometry != nil && o.verdict.Decision == oz.Success && firstOfQuality(o) == nil {
+		o.match = &match{verdict: oz.ReasonVerdict(oz.BestShotMissing)}
+		o = o.combine()
+	}
 	fmt.Fprintf(out, "decision   %s\n", o.verdict.Decision)
 	if o.verdict.Reason != "" {
 		fmt.Fprintf(out, "reason     %s\n", o.verdict.Reason)
@@ -104,7 +101,7 @@ func (h *Handler) explain(out io.Writer, status int, in io.Reader) error {
 		fmt.Fprintf(out, "not looked at: require %s %s\n", req.Path, req.Value)
 	}
 	if h.Biometry != nil && o.verdict.Decision == oz.Success {
-		fmt.Fprintln(out, "not looked at: face matching, which comes next")
+		fmt.Fprintln(out, "not looked at: face matching, which comes next and may end otherwise")
 	}
 	return h.explainEnd(out, o)
 }

@@ -74,7 +74,7 @@ func TestExplainByConfig(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "caddy.json")
 	const config = `{"apps": {"http": {"servers": {
 		"a": {"routes": [{"handle": [{"handler": "oz_instant", "best_shot": "attach"}]}]},
-		"b": {"routes": [{"handle": [{"handler": "subroute", "routes": [{"handle": [{"handler": "oz_instant", "best_shot": "keep", "pass": ["UNAVAILABLE"],
+		"b": {"routes": [{"handle": [{"handler": "subroute", "routes": [{"handle": [{"handler": "oz_instant", "best_shot": "keep", "pass": ["UNAVAILABLE"], "client_gone": "cancel",
 			"require": [{"path": "meta_data.transaction_id", "value": "{http.request.cookie.order}"}]}]}]}]}]},
 		"c": {"routes": [{"handle": [{"handler": "oz_instant", "strip": ["media"], "biometry": {"reference": "/photo"}}]}]}}}}}`
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -114,6 +114,16 @@ func TestExplainByConfig(t *testing.T) {
 
 func TestExplainMistakes(t *testing.T) {
 	dir := t.TempDir()
+	unloadable := filepath.Join(dir, "unloadable.json")
+	if err := os.WriteFile(unloadable, []byte(`{"handler": "oz_instant", "best_shot": "striip"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := explained(t, success(), "--config", unloadable); err == nil || !strings.Contains(err.Error(), `unloadable.json: oz_instant: best_shot: "striip"`) {
+		t.Errorf("%v", err)
+	}
+	if _, err := checked(t, "--config", unloadable); err == nil || !strings.Contains(err.Error(), `oz_instant: best_shot: "striip"`) {
+		t.Errorf("%v", err)
+	}
 	none := filepath.Join(dir, "none.json")
 	bad := filepath.Join(dir, "bad.json")
 	for file, config := range map[string]string{none: `{"apps": {}}`, bad: `{"handler": "oz_instant", "timeout": []}`} {
@@ -132,5 +142,17 @@ func TestExplainMistakes(t *testing.T) {
 	cmd.SilenceErrors = true
 	if err := cmd.Execute(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Without a best shot face matching is over before it begins, and the file says so.
+func TestExplainNoBestShotToMatch(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "caddy.json")
+	if err := os.WriteFile(file, []byte(`{"handler": "oz_instant", "biometry": {"reference": "/photo"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := explained(t, testFolder("FINISHED", "SUCCESS", "SUCCESS", ""), "--config", file)
+	if err != nil || !strings.Contains(got, "decision   FAILED\nreason     best_shot_missing\n") || strings.Contains(got, "Decision: SUCCESS") {
+		t.Errorf("%v, %s", err, got)
 	}
 }

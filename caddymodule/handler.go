@@ -119,7 +119,12 @@ func (h *Handler) requirements(r *http.Request) []oz.Requirement {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	reqs := make([]oz.Requirement, len(h.Require))
 	for i, req := range h.Require {
-		reqs[i] = oz.Requirement{Path: h.requirePaths[i], Value: repl.ReplaceAll(req.Value, "")}
+		// A part that is empty or unknown leaves a value that is easily met.
+		value, err := repl.ReplaceOrErr(req.Value, true, true)
+		if err != nil {
+			value = ""
+		}
+		reqs[i] = oz.Requirement{Path: h.requirePaths[i], Value: value}
 	}
 	return reqs
 }

@@ -171,3 +171,14 @@ func TestErrorsOfTheAppGoUp(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A value that is empty in part is easily met by who writes the other side.
+func TestHalfEmptyRequirementNeverHolds(t *testing.T) {
+	for _, value := range []string{"user:{http.auth.user.id}", "user:{no.such.placeholder}", "{http.request.cookie.none}user:"} {
+		h := newHandler(t, answers(201, strings.Replace(success(), `"order-1"`, `"user:"`, 1)),
+			`{"require": [{"path": "meta_data.transaction_id", "value": "`+value+`"}]}`)
+		if w := h.posted(t, noApp(t), "capsule"); w.Code != 403 {
+			t.Errorf("%s: %d %s", value, w.Code, w.Body)
+		}
+	}
+}

@@ -22,6 +22,8 @@ type heldCapsule struct {
 	read     int64
 	done     bool
 	detached bool
+
+	interrupted bool // by what came as the last byte did: see capsule.interrupt
 }
 
 // receive reads a capsule whole into memory. The client has uploadTimeout for
@@ -38,6 +40,7 @@ func (g *gate) receive(c *capsule, uploadTimeout, wait time.Duration) (*heldCaps
 		return nil, held.why(c, err)
 	}
 	held.receipt.complete()
+	held.interrupted = c.state().interrupted
 	return held, nil
 }
 
@@ -62,9 +65,16 @@ func (h *heldCapsule) fill(c *capsule, left, wait time.Duration) error {
 
 // fillChunk reads until the chunk is full or the capsule is at its end.
 func (h *heldCapsule) fillChunk(c *capsule, chunk []byte, left time.Duration) error {
-	late := time.AfterFunc(left, c.interrupt)
+	interrupted := make(chan struct{})
+	late := time.AfterFunc(left, func() {
+		c.interrupt()
+		close(interrupted)
+	})
 	n, err := io.ReadFull(c, chunk)
 	inTime := late.Stop()
+	if !inTime {
+		<-interrupted // or it would hit the connection's next request
+	}
 	h.receipt.got(n)
 	h.size += int64(n)
 	if n > 0 {
@@ -151,7 +161,7 @@ func (h *heldCapsule) abandon() {
 func (h *heldCapsule) state() uploadState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return uploadState{received: true, done: h.done, read: h.read}
+	return uploadState{received: true, done: h.done, interrupted: h.interrupted, read: h.read}
 }
 
 func (h *heldCapsule) whenDone(f func()) { h.onDone = f }

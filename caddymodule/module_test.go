@@ -32,7 +32,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, field.got, field.want)
 		}
 	}
-	if h := newHandler(t, neverAsked(t), ""); h.Biometry != nil || h.Capacity != nil || h.gate != nil {
+	if h := newHandler(t, neverAsked(t), ""); h.Biometry != nil || h.Capacity != nil {
 		t.Error("a smallest config has more than it asked for")
 	}
 	s, err := load[*SessionToken](newContext(t), sessionTokenID, ozConfig(t, neverAsked(t), ""))

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -86,11 +87,11 @@ func (p *photoWriter) image() ([]byte, error) {
 // escaped, so that each stays one segment of the path, or one value of the query.
 func expandReference(repl *caddy.Replacer, reference string) (*url.URL, error) {
 	path, query, hasQuery := strings.Cut(reference, "?")
-	path, err := repl.ReplaceFunc(path, escaped(url.PathEscape))
+	path, err := repl.ReplaceFunc(path, escaped(segment))
 	if err != nil {
 		return nil, err
 	}
-	if query, err = repl.ReplaceFunc(query, escaped(url.QueryEscape)); err != nil {
+	if query, err = repl.ReplaceFunc(query, escaped(queryValue)); err != nil {
 		return nil, err
 	}
 	if hasQuery {
@@ -100,20 +101,31 @@ func expandReference(repl *caddy.Replacer, reference string) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("the reference does not make a path")
 	}
-	for segment := range strings.SplitSeq(uri.Path, "/") {
-		if segment == "." || segment == ".." {
+	for part := range strings.SplitSeq(uri.Path, "/") {
+		if part == "." || part == ".." {
 			return nil, errors.New("the reference has a dot segment in its path")
 		}
 	}
 	return uri, nil
 }
 
-func escaped(escape func(string) string) caddy.ReplacementFunc {
+// segment escapes a value that is to be one segment of a path. What reads the
+// path unescaped, as matchers and file servers do, must see one, too.
+func segment(value string) (string, error) {
+	if strings.ContainsFunc(value, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) }) {
+		return "", errors.New("a value in the path of the reference is no segment of a path")
+	}
+	return url.PathEscape(value), nil
+}
+
+func queryValue(value string) (string, error) { return url.QueryEscape(value), nil }
+
+func escaped(escape func(string) (string, error)) caddy.ReplacementFunc {
 	return func(name string, value any) (any, error) {
 		text := caddy.ToString(value)
 		if text == "" {
 			return nil, fmt.Errorf("the placeholder {%s} in the reference is empty", name)
 		}
-		return escape(text), nil
+		return escape(text)
 	}
 }

@@ -49,15 +49,18 @@ func (p *problem) with(name, value string) *problem {
 	return p
 }
 
-// withOzError adds Oz's own words. Its message may be of any length and
-// origin, so it is cut to what a person would read.
+// withOzError adds Oz's own words: its code, and about a capsule its message.
+// A message about anything else is the operator's, and may be about tokens and
+// machines. It may be of any length, so it is cut to what a person would read.
 func (p *problem) withOzError(e *oz.Error) *problem {
 	if e == nil {
 		return p
 	}
 	code := e.Code
 	p.ErrorCode = &code
-	p.ErrorMessage = shorten(e.Message, 256)
+	if p.kind == string(oz.Container) {
+		p.ErrorMessage = shorten(e.Message, 256)
+	}
 	return p
 }
 

@@ -26,8 +26,8 @@ func (p *problem) read(t *testing.T) map[string]any {
 // A document has the members of RFC 9457, and Oz's own only where Oz said
 // something: a code of 0 is one.
 func TestProblemDocument(t *testing.T) {
-	p := newProblem("some-kind", 418, `a "title"`, "a <detail>")
-	want := map[string]any{"type": "urn:oz-instant:problem:some-kind", "title": `a "title"`, "status": 418.0, "detail": "a <detail>"}
+	p := newProblem(string(oz.Container), 418, `a "title"`, "a <detail>")
+	want := map[string]any{"type": "urn:oz-instant:problem:container", "title": `a "title"`, "status": 418.0, "detail": "a <detail>"}
 	if got := p.read(t); !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -47,6 +47,11 @@ func TestProblemDocument(t *testing.T) {
 	}
 	if p.Error() != `a "title": a <detail>` {
 		t.Errorf("as an error: %s", p.Error())
+	}
+	// What Oz says about anything but a capsule is for the operator.
+	other := newProblem(string(oz.Unauthorized), 502, "t", "d").withOzError(&oz.Error{Code: 7, Message: "token abc is unknown"})
+	if other.ErrorMessage != "" || *other.ErrorCode != 7 {
+		t.Errorf("to a client: %s", other.document())
 	}
 }
 
@@ -181,7 +186,7 @@ func TestShorten(t *testing.T) {
 			t.Errorf("%q was cut within a character", test.text)
 		}
 	}
-	long := newProblem("k", 400, "t", "d").withOzError(&oz.Error{Code: 1, Message: strings.Repeat("€", 200)})
+	long := newProblem(string(oz.Container), 400, "t", "d").withOzError(&oz.Error{Code: 1, Message: strings.Repeat("€", 200)})
 	if n := len(long.ErrorMessage); n != 255 {
 		t.Errorf("Oz's message has %d bytes", n)
 	}

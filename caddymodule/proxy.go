@@ -74,7 +74,10 @@ func transportDefaults(raw json.RawMessage) (json.RawMessage, error) {
 	if gjson.GetBytes(raw, "protocol").Str != "http" {
 		return raw, nil
 	}
-	defaults := []struct{ path, value string }{{"keep_alive.enabled", "false"}}
+	var defaults []struct{ path, value string }
+	if !gjson.GetBytes(raw, "keep_alive.idle_timeout").Exists() { // which is what the Caddyfile's keepalive sets
+		defaults = append(defaults, struct{ path, value string }{"keep_alive.enabled", "false"})
+	}
 	if !gjson.GetBytes(raw, "network_proxy").Exists() && !gjson.GetBytes(raw, "forward_proxy_url").Exists() {
 		defaults = append(defaults, struct{ path, value string }{"network_proxy", `{"from":"none"}`})
 	}

@@ -25,6 +25,10 @@ func TestTransportDefaults(t *testing.T) {
 		{"keep-alive", `{"protocol": "http", "keep_alive": {"enabled": true}}`, `{"protocol": "http", "keep_alive": {"enabled": true}, ` + noProxy + `}`},
 		{"no keep-alive", `{"protocol": "http", "keep_alive": {"enabled": false}}`, `{"protocol": "http", ` + noKeepAlive + `, ` + noProxy + `}`},
 		{
+			"keepalive 1m", `{"protocol": "http", "keep_alive": {"idle_timeout": 60000000000}}`,
+			`{"protocol": "http", "keep_alive": {"idle_timeout": 60000000000}, ` + noProxy + `}`,
+		},
+		{
 			"other options of keep-alive", `{"protocol": "http", "keep_alive": {"max_idle_conns": 5}}`,
 			`{"protocol": "http", "keep_alive": {"max_idle_conns": 5, "enabled": false}, ` + noProxy + `}`,
 		},

@@ -102,14 +102,14 @@ func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conn = info.Conn
-	whenEnded(info.Conn, a.call.onLost)
+	whenEnded(info.Conn, a, a.call.onLost)
 }
 
 func (a *attempt) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.conn != nil {
-		whenEnded(a.conn, nil)
+		whenEnded(a.conn, a, nil)
 	}
 }
 
@@ -201,8 +201,12 @@ func (c *call) failed(ctx context.Context, err error) error {
 	if !errors.As(err, &f) {
 		f = &fault{oz.MalformedAnswer, err}
 	}
-	if errors.Is(context.Cause(ctx), errOzTimeout) {
+	switch {
+	case errors.Is(context.Cause(ctx), errOzTimeout):
 		f = &fault{oz.Timeout, errOzTimeout}
+	case c.sent && c.status == 0 && c.paused != nil && c.paused():
+		c.fault = f
+		return canceled(f)
 	}
 	c.fault = f
 	plainErr := errors.New(f.Error())

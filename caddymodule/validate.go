@@ -53,10 +53,16 @@ func (h *Handler) validateWords() error {
 	return nil
 }
 
+// bodyPlaceholder reads the whole capsule into a text.
+const bodyPlaceholder = "{http.request.body"
+
 func (h *Handler) validateRequire() error {
 	for _, req := range h.Require {
 		if req.Value == "" {
 			return fmt.Errorf("require %s: the value is empty and could never hold", req.Path)
+		}
+		if strings.Contains(req.Value, bodyPlaceholder) {
+			return fmt.Errorf("require %s: the capsule itself is no value", req.Path)
 		}
 	}
 	return nil

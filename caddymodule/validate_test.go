@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -47,6 +48,7 @@ func TestConfigsThatMustNotLoad(t *testing.T) {
 		{`{"capacity": {"slots": 1, "queue": -1}}`, "capacity: queue: must not be less than zero"},
 		{`{"capacity": {"slots": 1, "wait": -1}}`, "capacity: wait: must be greater than zero"},
 		{`{"capacity": {"slots": 1, "memory": -1}}`, "capacity: memory: must be greater than zero"},
+		{`{"require": [{"path": "a", "value": "x{http.request.body}"}]}`, "require a: the capsule itself is no value"},
 		{`{"capacity": {"memory": 33554431}}`, "capacity: memory: 32 MiB cannot hold a capsule of max_capsule, 32 MiB"},
 
 		{`{"reverse_proxy": null}`, "no Oz upstream"},
@@ -105,6 +107,17 @@ func TestSessionTokenConfigsThatMustNotLoad(t *testing.T) {
 	} {
 		if _, err := load[*SessionToken](newContext(t), sessionTokenID, ozConfig(t, neverAsked(t), fields)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", fields, err)
+		}
+	}
+}
+
+// Memory is counted in pieces: what is as large as a capsule, and no piece
+// larger, may not hold one.
+func TestMemoryInPieces(t *testing.T) {
+	for memory, ok := range map[int64]bool{10_000_000: false, roundUp(10_000_000): true} {
+		config := fmt.Sprintf(`{"max_capsule": 10000000, "capacity": {"slots": 1, "memory": %d}}`, memory)
+		if _, err := load[*Handler](newContext(t), handlerID, ozConfig(t, neverAsked(t), config)); (err == nil) != ok {
+			t.Errorf("%d: %v", memory, err)
 		}
 	}
 }
