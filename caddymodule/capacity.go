@@ -32,8 +32,9 @@ type Capacity struct {
 	Slots int `json:"slots,omitempty"`
 
 	// How many capsules may wait beyond those in slots; with `memory` those
-	// that are being received count, too. 0 is allowed: nobody waits.
-	// Default: four times `slots`.
+	// that are being received count, too, unless they are too slow to be done
+	// within `upload_timeout`. 0 is allowed: nobody waits. Default: four times
+	// `slots`.
 	Queue *int `json:"queue,omitempty"`
 
 	// How long a capsule may wait, its own upload not counted. Who is sure to

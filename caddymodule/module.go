@@ -68,8 +68,9 @@ type Handler struct {
 
 	// The longest answer read from Oz, in bytes, best shots and all. A longer
 	// one is no decision (`malformed_answer`). What is left of it after the best
-	// shot was cut out may have 1 MiB, or with `best_shot` `keep` this much,
-	// which is then also the memory that one answer can take. Default: 67108864 (64 MiB).
+	// shot was cut out may have 1 MiB, or with `best_shot` `keep` this much: it
+	// is then held whole, and copied as it is put together, which takes up to
+	// six times as much memory. Default: 67108864 (64 MiB).
 	MaxAnswer int64 `json:"max_answer,omitempty"`
 
 	// How long the client has for its upload, to the capsule's last byte.

@@ -63,11 +63,16 @@ func TestInstancesShareTheWork(t *testing.T) {
 		oz.fault(t, "hang")
 	}
 	var all sync.WaitGroup
-	for range 3 {
-		all.Go(func() { x.client(t, "h1").post(t, "/verify", x.anyCapsule()) })
-	}
+	taken := make(chan struct{}, len(instances))
 	for _, oz := range instances {
-		oz.await(t, func(s sandbox.Stats) bool { return s.Open == 1 })
+		all.Go(func() {
+			defer func() { taken <- struct{}{} }() // also when it fails
+			oz.await(t, func(s sandbox.Stats) bool { return s.Open == 1 })
+		})
+	}
+	for range instances { // one after the other: least_conn cannot tell between capsules that come at the same moment
+		all.Go(func() { x.client(t, "h1").post(t, "/verify", x.anyCapsule()) })
+		<-taken
 	}
 	for _, oz := range instances {
 		oz.fault(t, "")
