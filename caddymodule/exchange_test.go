@@ -478,8 +478,6 @@ func TestStallingClientIsNotOzFault(t *testing.T) {
 	}{"it stalls": {time.Hour, 0}, "it sends": {100 * time.Millisecond, 1}} {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHandler(t, func(req *http.Request) (*http.Response, error) {
-				timeout := time.AfterFunc(30*time.Second, func() { _ = req.Body.Close() })
-				defer timeout.Stop()
 				read := make(chan struct{})
 				go func() {
 					defer close(read)

@@ -71,7 +71,7 @@ func TestParallelLimitRefuses(t *testing.T) {
 	s, url := start(t, Options{Parallel: 1, Overflow: OverflowRefuse})
 	a := begin(t, url)
 	await(t, s, "a place taken", func(st Stats) bool { return st.Busy == 1 })
-	r := post(t, url, s.Capsule(CapsuleSpec{}))
+	r := post(t, url, s.Capsule(CapsuleSpec{PayloadSize: 1000})) // a large one might be cut off in the middle
 	r.wantError(t, http.StatusServiceUnavailable, 11)
 	if r.header.Get("Retry-After") != "1" || s.Stats().Refused != 1 {
 		t.Errorf("Retry-After %q, %+v", r.header.Get("Retry-After"), s.Stats())
