@@ -127,7 +127,7 @@ func drillPost(t testing.TB, c *client, capsule []byte) (a answer) {
 	err := io.EOF
 	for tries := 0; err != nil && tries < 20; tries++ {
 		// An HTTP/3 server that shuts down may leave what comes at that moment without any answer, on a connection that stays.
-		ctx, cancel := context.WithTimeout(t.Context(), patience/4)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		body := &slowReader{data: capsule, piece: len(capsule)/4 + 1, pause: 10 * time.Millisecond}
 		a, err = c.try(c.postRequest(t, "/verify", body).WithContext(ctx))
 		if cancel(); err != nil {
