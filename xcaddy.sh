@@ -133,7 +133,7 @@ run() {
 
 	trap 'exit 1' USR1
 	set -m # process groups, so that nothing is left of a job when it is ended
-	start 'the sandbox' "$tmp/ozsandbox" run -oz "${OZ_URL#http://}" -app "${APP_URL#http://}"
+	start 'the sandbox' "$tmp/ozsandbox" run --oz "${OZ_URL#http://}" --app "${APP_URL#http://}"
 	# Caddy notes its last config below XDG_CONFIG_HOME; this one is not worth keeping.
 	start Caddy env XDG_CONFIG_HOME="$tmp" ./caddy run --config "$config" --adapter caddyfile
 	wait_for "$OZ_URL" 'the sandbox'
@@ -145,11 +145,11 @@ run() {
 
 try_next() {
 	local oz=
-	[ "$OZ_URL" = http://127.0.0.1:9000 ] || oz=" -oz $OZ_URL"
+	[ "$OZ_URL" = http://127.0.0.1:9000 ] || oz=" --oz $OZ_URL"
 	say "running; Ctrl-C ends it. Open $SITE in a browser, or try in a second terminal:"
 	cat <<-END
 
-		go run ./integration/cmd/ozsandbox capsule$oz -outcome SUCCESS -o capsule.bin
+		go run ./integration/cmd/ozsandbox capsule$oz --outcome SUCCESS -o capsule.bin
 		curl -sS -H 'Content-Type: application/octet-stream' --data-binary @capsule.bin $SITE/verify
 
 	END

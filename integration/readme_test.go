@@ -99,7 +99,7 @@ func startXcaddyRun(t *testing.T, root string) *xcaddyRun {
 			pairs = append(pairs, host+setting.port, host+port)
 		}
 		if setting.variable == "OZ_URL" { // whose place the maker of capsules would guess
-			pairs = append(pairs, "ozsandbox capsule", "ozsandbox capsule -oz "+setting.before+port)
+			pairs = append(pairs, "ozsandbox capsule", "ozsandbox capsule --oz "+setting.before+port)
 		}
 	}
 	x.here = strings.NewReplacer(pairs...)

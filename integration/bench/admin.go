@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// What a gateway counts about itself.
+// Metrics of the gateway.
 const (
 	inFlightMetric  = "caddy_oz_instant_in_flight"
 	queuedMetric    = "caddy_oz_instant_queued"
@@ -21,9 +21,9 @@ const (
 	heapMetric      = "go_memstats_heap_alloc_bytes"
 )
 
-var adminClient = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+var adminClient = &http.Client{Timeout: timeLimit, Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
 
-// metric is a figure of the gateway's own, without labels.
+// metric returns one of the gateway's metrics that has no labels.
 func (g *gateway) metric(ctx context.Context, name string) (float64, error) {
 	text, err := g.callAdmin(ctx, http.MethodGet, "/metrics", "")
 	if err != nil {
@@ -61,7 +61,7 @@ func (g *gateway) callAdmin(ctx context.Context, method, path, body string) (str
 	return string(text), err
 }
 
-// logLine is what the gateway says of one capsule: the module when it is judged or refused for lack of capacity, and the access
+// logLine is what the gateway logs about one capsule: the module when it is judged or refused for lack of capacity, and the access
 // log when it is answered.
 type logLine struct {
 	Message string  `json:"msg"`
@@ -76,7 +76,7 @@ const (
 	accessMessage = "handled request"
 )
 
-// logged are the gateway's log lines with this message.
+// logged returns the gateway's log lines with this message.
 func (g *gateway) logged(message string) (lines []logLine, err error) {
 	file, err := os.Open(g.logFile)
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,90 +10,114 @@ import (
 	"sync"
 	"time"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
+	"github.com/spf13/cobra"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
 // Goals for capacity.
 const (
-	throughputGoal = 0.98 // of slots / analysis time, at least
-	slowLink       = 2    // Mbit/s
-	memoryOption   = "memory 256MiB"
-	allowance      = 50 * time.Millisecond // a timer on a busy machine is late by that much
+	busyGoal     = 0.98 // of Oz's slots, at least
+	slowLink     = 2    // Mbit/s
+	memoryOption = "memory 256MiB"
+	timerSlack   = 50 * time.Millisecond // a timer on a busy machine is late by that much
 )
 
-// crowd is what the flags of capacity ask for.
-type crowd struct {
-	workshop
-	check bool
+// capacityRun is one run of capacity.
+type capacityRun struct {
+	workspace
+	strict bool
 
-	slots    []int
-	analysis time.Duration
-	wait     time.Duration
-	overload int
-	size     cli.Size
-	load     time.Duration
+	slots      []int
+	analysis   time.Duration
+	wait       time.Duration
+	overload   int
+	size       sandbox.Size
+	load       time.Duration
+	attackers  []int
+	kinds      []string
+	onlyAttack bool
 }
 
-func readCrowd(args []string, stderr io.Writer) (c crowd, help bool, err error) {
-	c = crowd{slots: []int{1, 4, 12}, size: 512 << 10, workshop: workshop{progress: stderr}}
-	flags := flag.NewFlagSet("bench capacity", flag.ContinueOnError)
-	c.binaryFlag(flags)
-	flags.BoolVar(&c.check, "check", false, "exit with 1 if the throughput is under its goal, or a Retry-After was too early")
-	flags.DurationVar(&c.analysis, "analysis", time.Second, "time of an analysis")
+func capacityCommand() *cobra.Command {
+	c := &capacityRun{size: 512 << 10}
+	cmd := c.command("capacity", "Send more capsules than Oz can take, also beside hostile uploads", c)
+	flags := cmd.Flags()
+	flags.BoolVar(&c.strict, "check", false, "exit with 1 if a goal is missed")
+	flags.IntSliceVar(&c.slots, "slots", []int{1, 4, 12}, "`numbers` of slots to try")
+	flags.DurationVar(&c.analysis, "analysis", time.Second, "duration of an analysis")
 	flags.DurationVar(&c.wait, "wait", 6*time.Second, "the longest that a capsule may wait")
 	flags.IntVar(&c.overload, "overload", 10, "how many times as many capsules come as the slots can serve")
 	flags.Var(&c.size, "size", "size of a capsule")
 	flags.DurationVar(&c.load, "for", 20*time.Second, "how long they come, in each of the trials")
-	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
-		return c, help, err
+	flags.IntSliceVar(&c.attackers, "attackers", []int{15, 100, 1000}, "`numbers` of hostile uploads beside them, at the highest number of slots; empty for none")
+	flags.StringSliceVar(&c.kinds, "kinds", hostileKinds(), "`kinds` of hostile uploads")
+	flags.BoolVar(&c.onlyAttack, "only-attackers", false, "leave out the trials without hostile uploads")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("kinds", cobra.FixedCompletions(hostileKinds(), cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
+}
+
+func (c *capacityRun) check() error {
+	if c.analysis <= 0 || c.wait <= 0 || c.overload < 1 || c.size < 1 || len(c.slots) == 0 || slices.Min(append(c.slots, c.attackers...)) < 1 {
+		return errors.New("numbers, durations and sizes must be more than zero")
 	}
-	if c.analysis <= 0 || c.wait <= 0 || c.overload < 1 || c.size < 1 || c.load < 2*c.analysis {
-		return c, false, errors.New("all are more than zero, and -for is twice -analysis or more")
+	if c.load < 3*c.analysis {
+		return fmt.Errorf("--for: %v is too short (want three times --analysis or more)", c.load)
 	}
-	return c, false, nil
+	return checkKinds(c.kinds)
 }
 
 // trial is one gateway under load.
 type trial struct {
-	slots  int
-	slow   bool   // every second client is on a slow link
-	memory string // an option of capacity; empty: none
+	slots     int
+	slow      bool   // every second client is on a slow link
+	memory    string // an option of capacity; empty: none
+	attackers int
+	kind      hostileKind
 }
 
-func (c *crowd) trials() (all []trial) {
-	for _, n := range c.slots {
-		all = append(all, trial{slots: n})
-	}
+func (c *capacityRun) trials() (all []trial) {
 	most := slices.Max(c.slots)
-	return append(all, trial{most, true, ""}, trial{most, true, memoryOption})
+	if !c.onlyAttack {
+		for _, n := range c.slots {
+			all = append(all, trial{slots: n})
+		}
+		all = append(all, trial{slots: most, slow: true}, trial{slots: most, slow: true, memory: memoryOption})
+	}
+	for _, kind := range c.kinds {
+		for _, n := range c.attackers {
+			all = append(all, trial{slots: most, memory: memoryOption, attackers: n, kind: hostileKind(kind)})
+		}
+	}
+	return all
 }
 
-func capacity(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c, help, err := readCrowd(args, stderr)
-	if help || err != nil {
-		return err
-	}
-	defer c.close()
-	if err := c.open(ctx); err != nil {
-		return err
-	}
-	var throngs []throng
+func (c *capacityRun) measure(ctx context.Context, stdout io.Writer) error {
+	var results []*result
 	for _, t := range c.trials() {
-		fmt.Fprintf(c.progress, "%d slots, %s, %s …\n", t.slots, t.links(), t.mode())
-		th, err := c.try(ctx, t)
+		fmt.Fprintf(c.progress, "%s …\n", t)
+		r, err := c.try(ctx, t)
 		if err != nil {
-			return fmt.Errorf("%d slots, %s, %s: %w", t.slots, t.links(), t.mode(), err)
+			return fmt.Errorf("%s: %w", t, err)
 		}
-		throngs = append(throngs, th)
+		results = append(results, r)
 	}
 	fmt.Fprintf(stdout, "%s\n\n", conditions(c.binary))
-	c.print(stdout, throngs)
-	return c.judge(throngs)
+	c.print(stdout, results)
+	if !c.strict {
+		return nil
+	}
+	return shortfall(results)
 }
 
-func (t trial) links() string {
-	if t.slow {
+func (t trial) String() string { return fmt.Sprintf("%d slots, %s, %s", t.slots, t.load(), t.mode()) }
+
+// load describes what comes.
+func (t trial) load() string {
+	switch {
+	case t.attackers > 0:
+		return fmt.Sprintf("beside %d %s uploads", t.attackers, t.kind)
+	case t.slow:
 		return fmt.Sprintf("half of them %d Mbit/s", slowLink)
 	}
 	return "fast links"
@@ -107,12 +130,8 @@ func (t trial) mode() string {
 	return t.memory
 }
 
-func (c *crowd) peer(t trial) peer {
-	return peer{name: ozInstant.name, decides: true, caddyfile: fmt.Sprintf(`{
-	admin {$ADMIN}
-}
-
-{$SITE} {
+func (c *capacityRun) peer(t trial) peer {
+	return peer{name: ozInstant.name, decides: true, directives: fmt.Sprintf(`
 	oz_instant `+verifyPath+` http://{$OZ} {
 		capacity {
 			slots %d
@@ -120,131 +139,155 @@ func (c *crowd) peer(t trial) peer {
 			%s
 		}
 	}
-	reverse_proxy {$APP}
-}
-`, t.slots, c.wait, t.memory)}
+	reverse_proxy {$APP}`, t.slots, c.wait, t.memory)}
 }
 
 // try sends capsules at an even pace, however many of them are refused, and returns when all are answered.
-func (c *crowd) try(ctx context.Context, t trial) (th throng, err error) {
-	stage, g, err := setUp(ctx, c.binary, c.dir, c.peer(t), sandbox.Options{Parallel: t.slots, AnalysisTime: c.analysis})
+func (c *capacityRun) try(ctx context.Context, t trial) (r *result, err error) {
+	backend, g, err := setUp(ctx, c.binary, c.dir, c.peer(t), sandbox.Options{Parallel: t.slots, AnalysisTime: c.analysis})
 	if err != nil {
-		return th, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, g.stop(), stage.close()) }()
+	defer func() { err = errors.Join(err, g.stop(), backend.close()) }()
 
-	o := order{url: "http://" + g.addr + verifyPath, expect: true, capsule: stage.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: int64(c.size)})}
-	th = throng{trial: t, analysis: c.analysis, wait: c.wait}
-	if th.attempts, err = c.send(ctx, o, t); err != nil {
-		return th, err
+	u := upload{url: g.url + verifyPath, expect: true, capsule: backend.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: int64(c.size)})}
+	attack, stop := context.WithCancel(ctx)
+	wait := attackers{t.kind, g.addr, u.capsule}.start(attack, t.attackers)
+	r = &result{trial: t, analysis: c.analysis, wait: c.wait}
+	r.answers, err = c.send(ctx, u, t)
+	stop()
+	wait()
+	if err != nil {
+		return nil, err
 	}
-	if err := th.sort(); err != nil {
-		return th, err
+	if err := r.sort(); err != nil {
+		return nil, err
 	}
-	// Oz got what was accepted and not one more: nothing of a refused capsule.
-	if err := stage.settle(ctx, len(th.served), int64(len(o.capsule))); err != nil {
-		return th, err
+	// Oz got what was accepted and nothing else: no byte of a refused capsule, and no hostile upload.
+	if err := backend.settle(ctx, len(r.served), int64(len(u.capsule))); err != nil {
+		return nil, err
 	}
-	return th, th.readWaits(g)
+	return r, r.readWaits(g)
 }
 
-func (c *crowd) send(ctx context.Context, o order, t trial) ([]attempt, error) {
+func (c *capacityRun) send(ctx context.Context, u upload, t trial) ([]response, error) {
 	interval := c.analysis / time.Duration(t.slots*c.overload)
-	attempts := make([]attempt, c.load/interval)
+	answers := make([]response, c.load/interval)
 	client := newClient()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	var all sync.WaitGroup
 	defer all.Wait()
-	for i := range attempts {
+	for i := range answers {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-ticker.C:
 		}
-		mine := o
+		mine := u
 		if t.slow && i%2 == 1 {
 			mine.rate = slowLink * bytesPerMbit
 		}
-		all.Go(func() { attempts[i] = mine.post(ctx, client) })
+		all.Go(func() { answers[i] = mine.post(ctx, client) })
 	}
 	all.Wait()
-	return attempts, nil
+	return answers, nil
 }
 
-// throng is what became of the clients of a trial.
-type throng struct {
+// result is what became of the clients of a trial. Hostile uploads aren't counted.
+type result struct {
 	trial
 	analysis, wait time.Duration
 
-	attempts []attempt
-	served   []attempt // in the order of their answers
-	refused  []attempt
-	longest  time.Duration // that a capsule waited
+	answers []response
+	served  []response    // in the order of their answers
+	refused []response    // before the upload, with a Retry-After
+	broken  []response    // any other answer, or none; only beside hostile uploads
+	longest time.Duration // that a capsule waited
 }
 
-// sort tells the served from the refused. Any other answer, and a refusal that does not say when to come back or came after the
-// client had begun to send, is a broken promise: there are no figures then.
-func (th *throng) sort() error {
-	for _, a := range th.attempts {
+// sort distinguishes the served from the refused. Any other answer is a broken promise: also a refusal without a Retry-After, or one
+// that came after the client had begun to send. There are no figures then, except beside hostile uploads: how many promises these
+// break is one of the figures.
+func (r *result) sort() error {
+	for _, a := range r.answers {
+		err := a.promise()
 		switch {
-		case a.err != nil:
-			return fmt.Errorf("a client got no answer: %w", a.err)
+		case err != nil && r.attackers == 0:
+			return err
+		case err != nil:
+			r.broken = append(r.broken, a)
 		case a.status == http.StatusOK:
-			th.served = append(th.served, a)
-		case a.status != http.StatusServiceUnavailable || !a.problem:
-			return fmt.Errorf("a capsule was answered with %d: %s", a.status, a.text)
-		case a.retryAfter == 0:
-			return fmt.Errorf("a refusal without Retry-After: %s", a.text)
-		case a.sent > 0:
-			return fmt.Errorf("a refusal after %d bytes of the capsule: %s", a.sent, a.text)
+			r.served = append(r.served, a)
 		default:
-			th.refused = append(th.refused, a)
+			r.refused = append(r.refused, a)
 		}
 	}
-	slices.SortFunc(th.served, func(a, b attempt) int { return a.ended.Compare(b.ended) })
-	if len(th.served) < 2*th.slots {
-		return fmt.Errorf("only %d capsules were served: too few to measure", len(th.served))
+	slices.SortFunc(r.served, func(a, b response) int { return a.ended.Compare(b.ended) })
+	if len(r.served) < 2*r.slots && r.attackers == 0 {
+		return fmt.Errorf("only %d capsules were served: too few to measure", len(r.served))
 	}
 	return nil
 }
 
-// readWaits is about all capsules, also those that waited in vain.
-func (th *throng) readWaits(g *gateway) error {
+// promise returns what is wrong with an answer of a gateway that has too much to do.
+func (a response) promise() error {
+	switch {
+	case a.err != nil:
+		return fmt.Errorf("a client got no answer: %w", a.err)
+	case a.status == http.StatusOK:
+		return nil
+	case a.status != http.StatusServiceUnavailable || !a.problem:
+		return fmt.Errorf("a capsule was answered with %d: %s", a.status, a.text)
+	case a.retryAfter == 0:
+		return fmt.Errorf("a refusal without Retry-After: %s", a.text)
+	case a.sent > 0:
+		return fmt.Errorf("a refusal after %d bytes of the capsule: %s", a.sent, a.text)
+	}
+	return nil
+}
+
+// readWaits reads how long capsules waited, also those that waited in vain.
+func (r *result) readWaits(g *gateway) error {
 	lines, err := g.logged(judgedMessage)
 	if err != nil {
 		return err
 	}
-	if len(lines) != len(th.attempts) {
-		return fmt.Errorf("the gateway logged %d capsules, %d were sent", len(lines), len(th.attempts))
+	if len(lines) != len(r.answers) && r.attackers == 0 {
+		return fmt.Errorf("the gateway logged %d capsules, %d were sent", len(lines), len(r.answers))
 	}
 	for _, l := range lines {
-		th.longest = max(th.longest, time.Duration(l.Queue*float64(time.Second)))
+		r.longest = max(r.longest, time.Duration(l.Queue*float64(time.Second)))
 	}
-	if th.longest > th.wait+allowance {
-		return fmt.Errorf("a capsule waited for %v, longer than the configured %v", th.longest, th.wait)
+	if r.longest > r.wait+timerSlack && r.attackers == 0 {
+		return fmt.Errorf("a capsule waited for %v, longer than the configured %v", r.longest, r.wait)
 	}
 	return nil
 }
 
-// throughput is what was achieved of slots / analysis time, between the first time that all slots had given an answer and the last.
-// The load is over before the last answers: they come while the queue empties, and do not count.
-func (th *throng) throughput() float64 {
-	over := th.lastBegun()
-	n := len(th.served)
-	for n > 0 && th.served[n-1].ended.After(over) {
-		n--
-	}
-	n -= n % th.slots // whole rounds, should the slots be in step
-	if n < 2*th.slots {
+// busy returns the share of the slots' time that Oz spent on analyses, from one analysis after the load begins until it ends. Each
+// capsule that was served occupied a slot for one analysis just before its answer.
+func (r *result) busy() float64 {
+	from, to := r.answers[0].begun.Add(r.analysis), r.lastBegun()
+	if !to.After(from) {
 		return 0
 	}
-	took := th.served[n-1].ended.Sub(th.served[th.slots-1].ended)
-	return float64(n-th.slots) * float64(th.analysis) / float64(took) / float64(th.slots)
+	var busy time.Duration
+	for _, a := range r.served {
+		begun, ended := a.ended.Add(-r.analysis), a.ended
+		if begun.Before(from) {
+			begun = from
+		}
+		if ended.After(to) {
+			ended = to
+		}
+		busy += max(0, ended.Sub(begun))
+	}
+	return float64(busy) / float64(to.Sub(from)) / float64(r.slots)
 }
 
-func (th *throng) lastBegun() (last time.Time) {
-	for _, a := range th.attempts {
+func (r *result) lastBegun() (last time.Time) {
+	for _, a := range r.answers {
 		if a.begun.After(last) {
 			last = a.begun
 		}
@@ -252,76 +295,68 @@ func (th *throng) lastBegun() (last time.Time) {
 	return last
 }
 
-// toldRight is the share of the refused who would have found a free slot after Retry-After, had nobody else come in the meantime:
-// of the capsules that were in or in front of a slot when they were refused, fewer than there are slots are left by then.
-func (th *throng) toldRight() float64 {
-	if len(th.refused) == 0 {
+// toldRight returns the share of the refused that would have found a free slot after Retry-After, if no other client had come in the
+// meantime: of the capsules that held a slot or waited for one when they were refused, fewer than there are slots are left by then.
+func (r *result) toldRight() float64 {
+	if len(r.refused) == 0 {
 		return 1
 	}
 	right := 0
-	for _, r := range th.refused {
-		if !th.slotFor(r.ended).After(r.ended.Add(r.retryAfter)) {
+	for _, a := range r.refused {
+		if !r.slotFor(a.ended).After(a.ended.Add(a.retryAfter)) {
 			right++
 		}
 	}
-	return float64(right) / float64(len(th.refused))
+	return float64(right) / float64(len(r.refused))
 }
 
-// slotFor is when a slot becomes free for who is behind all that are under way at that time.
-func (th *throng) slotFor(t time.Time) time.Time {
+// slotFor returns when a slot becomes free for a capsule that comes after all those that are in progress at that time.
+func (r *result) slotFor(t time.Time) time.Time {
 	ahead := 0
-	var ends []time.Time // of those under way, in order
-	for _, s := range th.served {
+	var ends []time.Time // of those in progress, in order
+	for _, s := range r.served {
 		if s.begun.Before(t) && s.ended.After(t) {
 			ends = append(ends, s.ended)
 			ahead++
 		}
 	}
-	if ahead < th.slots {
+	if ahead < r.slots {
 		return t
 	}
-	return ends[ahead-th.slots]
+	return ends[ahead-r.slots]
 }
 
-func (c *crowd) print(out io.Writer, throngs []throng) {
+func (c *capacityRun) print(out io.Writer, results []*result) {
 	fmt.Fprintf(out, "analyses of %v, capsules of %s, %d times as many as the slots can serve, for %v; wait %v\n",
 		c.analysis, c.size.String(), c.overload, c.load, c.wait)
-	fmt.Fprintf(out, "  %5s  %-21s %-14s %7s %8s  %-10s  %-12s  %s\n", "slots", "links", "", "served", "refused", "throughput", "longest wait", "right Retry-After")
-	for _, th := range throngs {
-		fmt.Fprintf(out, "  %5d  %-21s %-14s %7d %8d  %8.1f %%  %10.2f s  %14.1f %%\n", th.slots, th.links(), th.mode(),
-			len(th.served), len(th.refused), 100*th.throughput(), th.longest.Seconds(), 100*th.toldRight())
+	fmt.Fprintf(out, "  %5s  %-28s %-14s %7s %8s %7s  %8s  %12s  %s\n",
+		"slots", "load", "", "served", "refused", "broken", "Oz busy", "longest wait", "right Retry-After")
+	for _, r := range results {
+		fmt.Fprintf(out, "  %5d  %-28s %-14s %7d %8d %7d  %6.1f %%  %10.2f s  %15.1f %%\n", r.slots, r.load(), r.mode(),
+			len(r.served), len(r.refused), len(r.broken), 100*r.busy(), r.longest.Seconds(), 100*r.toldRight())
 	}
-	fmt.Fprintf(out, "\nthroughput is of slots / analysis time; every refusal came with a Retry-After and before the first byte of the capsule\n")
-	fmt.Fprintf(out, "at least %.0f %% with fast links, and Retry-After right for all: %s\n", 100*throughputGoal, yesNo(c.shortfall(throngs) == nil))
+	fmt.Fprint(out, "\nserved, refused and broken are honest capsules: broken ones got another answer than a decision, or a 503 with a\n"+
+		"Retry-After before their first byte\n")
+	fmt.Fprintf(out, "Oz at least %.0f %% busy, nothing broken, and Retry-After right for all, but with slow links: %s\n",
+		100*busyGoal, yesNo(shortfall(results) == nil))
 }
 
-func yesNo(yes bool) string {
-	if yes {
-		return "yes"
-	}
-	return "no"
-}
-
-// judge is what -check asks for.
-func (c *crowd) judge(throngs []throng) error {
-	if !c.check {
-		return nil
-	}
-	return c.shortfall(throngs)
-}
-
-// shortfall is what misses a goal. With slow links there is none: they are there to be compared.
-func (c *crowd) shortfall(throngs []throng) error {
+// shortfall returns what misses a goal. Slow links have none: they are there to be compared. Beside hostile uploads nobody can tell
+// when a slot becomes free, so that Retry-After has none.
+func shortfall(results []*result) error {
 	var errs []error
-	for _, th := range throngs {
-		if th.slow {
+	for _, r := range results {
+		if r.slow {
 			continue
 		}
-		if got := th.throughput(); got < throughputGoal {
-			errs = append(errs, fmt.Errorf("%d slots: the throughput is %.1f %%, under %.0f %%", th.slots, 100*got, 100*throughputGoal))
+		if got := r.busy(); got < busyGoal {
+			errs = append(errs, fmt.Errorf("%s: Oz is %.1f %% busy (want %.0f %%)", r, 100*got, 100*busyGoal))
 		}
-		if got := th.toldRight(); got < 1 {
-			errs = append(errs, fmt.Errorf("%d slots: %.1f %% of the refused were told to come back too early", th.slots, 100*(1-got)))
+		if len(r.broken) > 0 {
+			errs = append(errs, fmt.Errorf("%s: %d honest capsules got neither a decision nor a refusal before the upload: %w", r, len(r.broken), r.broken[0].promise()))
+		}
+		if got := r.toldRight(); got < 1 && r.attackers == 0 {
+			errs = append(errs, fmt.Errorf("%s: %.1f %% of the refused were told to come back too early", r, 100*(1-got)))
 		}
 	}
 	return errors.Join(errs...)

@@ -3,183 +3,208 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
+	"github.com/spf13/cobra"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// Goals for the ratio of oz_instant to a plain Caddy, at most.
+// cpuCase is a kind of load of which the CPU time is compared.
+type cpuCase struct {
+	name     string
+	size     sandbox.Size
+	protocol protocol
+	weight   int     // of how many times as many capsules a measurement consists, so that it lasts long enough
+	goal     float64 // for the ratio of oz_instant to a plain Caddy, at most
+}
+
+var cpuCases = []cpuCase{
+	{"cpu", 2 << 20, h1, 1, 0.95},
+	{"cpu-small", 200_000, h1, 4, 1},
+	{"cpu-tls-h1", 2 << 20, h1TLS, 1, 1},
+	{"cpu-tls-h2", 2 << 20, h2TLS, 1, 1},
+}
+
 const (
-	cpuGoal    = 1.0
+	memoryCase = "memory"
 	memoryGoal = 1.2
 )
 
-// comparison is what the flags of compare ask for.
-type comparison struct {
-	workshop
-	check bool
+func caseNames() (names []string) {
+	for _, c := range cpuCases {
+		names = append(names, c.name)
+	}
+	return append(names, memoryCase)
+}
 
-	bestShot cli.Size
-	size     cli.Size
+// comparison is one run of compare.
+type comparison struct {
+	workspace
+	strict bool
+
+	cases    []string
+	bestShot sandbox.Size
 	clients  int
 	rounds   int
 	capsules int
 
-	memorySize     cli.Size
+	memorySize     sandbox.Size
 	memoryClients  int
 	memoryRounds   int
 	memoryCapsules int
 }
 
-func readComparison(args []string, stderr io.Writer) (c comparison, help bool, err error) {
-	c = comparison{bestShot: 400_000, size: 2 << 20, memorySize: 10 << 20, workshop: workshop{progress: stderr}}
-	flags := flag.NewFlagSet("bench compare", flag.ContinueOnError)
-	c.binaryFlag(flags)
-	flags.BoolVar(&c.check, "check", false, "exit with 1 if a ratio is over its goal")
+func compareCommand() *cobra.Command {
+	c := &comparison{bestShot: 400_000, memorySize: 10 << 20}
+	cmd := c.command("compare", "Compare oz_instant with a plain Caddy that makes the same two hops", c)
+	flags := cmd.Flags()
+	flags.BoolVar(&c.strict, "check", false, "exit with 1 if a ratio is over its goal")
+	flags.StringSliceVar(&c.cases, "cases", caseNames(), "`names` of what to compare")
 	flags.Var(&c.bestShot, "best-shot", "length of the best shot in Oz's answer, in base64")
 
-	flags.Var(&c.size, "size", "CPU: size of a capsule")
-	flags.IntVar(&c.clients, "clients", 4, "CPU: clients at a time")
-	flags.IntVar(&c.rounds, "rounds", 25, "CPU: pairs of measurements")
-	flags.IntVar(&c.capsules, "capsules", 200, "CPU: capsules in one measurement")
+	flags.IntVar(&c.clients, "clients", 4, "CPU: concurrent clients")
+	flags.IntVar(&c.rounds, "rounds", 21, "CPU: pairs of measurements")
+	flags.IntVar(&c.capsules, "capsules", 150, "CPU: capsules in one measurement; four times as many if they are small")
 
 	flags.Var(&c.memorySize, "memory-size", "memory: size of a capsule")
-	flags.IntVar(&c.memoryClients, "memory-clients", 64, "memory: clients at a time")
-	flags.IntVar(&c.memoryRounds, "memory-rounds", 5, "memory: pairs of measurements, each with a fresh gateway")
+	flags.IntVar(&c.memoryClients, "memory-clients", 64, "memory: concurrent clients")
+	flags.IntVar(&c.memoryRounds, "memory-rounds", 9, "memory: pairs of measurements, each with a fresh gateway")
 	flags.IntVar(&c.memoryCapsules, "memory-capsules", 128, "memory: capsules in one measurement")
-
-	if help, err = cli.Parse(flags, args, stderr); help || err != nil {
-		return c, help, err
-	}
-	if min(c.clients, c.rounds, c.capsules, c.memoryClients, c.memoryRounds, c.memoryCapsules, int(c.size), int(c.memorySize)) < 1 {
-		return c, false, errors.New("sizes, clients, rounds and capsules are at least 1")
-	}
-	return c, false, nil
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("cases", cobra.FixedCompletions(caseNames(), cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
 }
 
-func compare(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c, help, err := readComparison(args, stderr)
-	if help || err != nil {
-		return err
+func (c *comparison) check() error {
+	if min(c.clients, c.rounds, c.capsules, c.memoryClients, c.memoryRounds, c.memoryCapsules, int(c.memorySize)) < 1 {
+		return errors.New("sizes, clients, rounds and capsules must be at least 1")
 	}
-	defer c.close()
-	if err := c.open(ctx); err != nil {
-		return err
+	for _, name := range c.cases {
+		if !slices.Contains(caseNames(), name) {
+			return fmt.Errorf("--cases: unknown case %q (want %s)", name, strings.Join(caseNames(), ", "))
+		}
 	}
-	findings, err := c.measure(ctx)
-	if err != nil {
-		return err
+	return nil
+}
+
+func (c *comparison) measure(ctx context.Context, stdout io.Writer) error {
+	var findings []finding
+	for _, cc := range cpuCases {
+		if !slices.Contains(c.cases, cc.name) {
+			continue
+		}
+		f, err := c.cpu(ctx, cc)
+		if err != nil {
+			return fmt.Errorf("%s: %w", cc.name, err)
+		}
+		findings = append(findings, f)
+	}
+	if slices.Contains(c.cases, memoryCase) {
+		f, err := c.memory(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", memoryCase, err)
+		}
+		findings = append(findings, f)
 	}
 	c.print(stdout, findings)
 	return c.judge(findings)
 }
 
-func (c *comparison) measure(ctx context.Context) ([]finding, error) {
-	fmt.Fprintf(c.progress, "CPU: %d pairs of %d capsules …\n", c.rounds, c.capsules)
-	cpu, err := c.cpu(ctx)
-	if err != nil {
-		return nil, err
-	}
-	fmt.Fprintf(c.progress, "memory: %d pairs of %d capsules …\n", c.memoryRounds, c.memoryCapsules)
-	memory, err := c.memory(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return []finding{
-		{
-			title: fmt.Sprintf("CPU of the gateway per capsule of %s, %d clients, %d pairs of %d capsules",
-				c.size.String(), c.clients, c.rounds, c.capsules),
-			plain: plainReceiving, unit: "ms", pairs: cpu, goal: cpuGoal,
-		},
-		{
-			title: fmt.Sprintf("peak resident memory of the gateway, %d clients, capsules of %s, %d pairs of %d capsules",
-				c.memoryClients, c.memorySize.String(), c.memoryRounds, c.memoryCapsules),
-			plain: plainUnreading, unit: "MiB", pairs: memory, goal: memoryGoal,
-		},
-	}, nil
-}
-
 // cpu measures both gateways in turn, over and over. They stay up, so that only the first capsules, which do not count, meet a
 // gateway whose pools are empty and whose heap has not found its size.
-func (c *comparison) cpu(ctx context.Context) (p pairs, err error) {
-	w := workload{int64(c.size), int64(c.bestShot), c.clients}
-	var beds []*bed
+func (c *comparison) cpu(ctx context.Context, cc cpuCase) (f finding, err error) {
+	capsules := c.capsules * cc.weight
+	fmt.Fprintf(c.progress, "%s: %d pairs of %d capsules …\n", cc.name, c.rounds, capsules)
+	f = finding{
+		title: fmt.Sprintf("CPU of the gateway per capsule of %s, %s, %d clients, %d pairs of %d capsules",
+			cc.size.String(), cc.protocol, c.clients, c.rounds, capsules),
+		plain: plainReceiving, unit: "ms", goal: cc.goal,
+	}
+	w := workload{int64(cc.size), int64(c.bestShot), c.clients, cc.protocol}
+	var rigs []*rig
 	defer func() {
-		for _, b := range beds {
-			err = errors.Join(err, b.close())
+		for _, r := range rigs {
+			err = errors.Join(err, r.close())
 		}
 	}()
 	for _, peer := range []peer{ozInstant, plainReceiving} {
-		b, err := newBed(ctx, c.binary, c.dir, peer, w)
+		r, err := newRig(ctx, c.binary, c.dir, peer, w)
 		if err != nil {
-			return p, err
+			return f, err
 		}
-		beds = append(beds, b)
-		if err := b.run(ctx, max(c.capsules/2, c.clients)); err != nil {
-			return p, err
+		rigs = append(rigs, r)
+		if err := r.run(ctx, max(capsules/2, c.clients)); err != nil {
+			return f, err
 		}
 	}
 	for range c.rounds {
-		ours, err := millisecondsPerCapsule(ctx, beds[0], c.capsules)
+		ours, err := millisecondsPerCapsule(ctx, rigs[0], capsules)
 		if err != nil {
-			return p, err
+			return f, err
 		}
-		plain, err := millisecondsPerCapsule(ctx, beds[1], c.capsules)
+		plain, err := millisecondsPerCapsule(ctx, rigs[1], capsules)
 		if err != nil {
-			return p, err
+			return f, err
 		}
-		p.add(ours, plain)
+		f.pairs.add(ours, plain)
 	}
-	return p, nil
+	return f, nil
 }
 
-func millisecondsPerCapsule(ctx context.Context, b *bed, capsules int) (float64, error) {
-	before, err := cpuTime(b.gateway.pid())
+func millisecondsPerCapsule(ctx context.Context, r *rig, capsules int) (float64, error) {
+	before, err := cpuTime(r.gateway.pid())
 	if err != nil {
 		return 0, err
 	}
-	if err := b.run(ctx, capsules); err != nil {
+	if err := r.run(ctx, capsules); err != nil {
 		return 0, err
 	}
-	after, err := cpuTime(b.gateway.pid())
+	after, err := cpuTime(r.gateway.pid())
 	if err != nil {
 		return 0, err
 	}
 	if after == before {
-		return 0, fmt.Errorf("%s used less than %v of CPU for %d capsules: too few to measure", b.peer.name, tick, capsules)
+		return 0, fmt.Errorf("%s used less CPU time for %d capsules than the kernel can tell: too few to measure", r.peer.name, capsules)
 	}
 	return float64(after-before) / float64(time.Millisecond) / float64(capsules), nil
 }
 
-// memory measures both gateways in turn, over and over. A peak is for the life of a process: each one gets a fresh gateway.
-func (c *comparison) memory(ctx context.Context) (p pairs, err error) {
+// memory measures both gateways in turn, over and over. A peak covers the life of a process: each measurement gets a fresh gateway.
+func (c *comparison) memory(ctx context.Context) (finding, error) {
+	fmt.Fprintf(c.progress, "%s: %d pairs of %d capsules …\n", memoryCase, c.memoryRounds, c.memoryCapsules)
+	f := finding{
+		title: fmt.Sprintf("peak resident memory of the gateway, %d clients, capsules of %s, %d pairs of %d capsules",
+			c.memoryClients, c.memorySize.String(), c.memoryRounds, c.memoryCapsules),
+		plain: plainUnreading, unit: "MiB", goal: memoryGoal,
+	}
 	for range c.memoryRounds {
 		ours, err := c.peakMiB(ctx, ozInstant)
 		if err != nil {
-			return p, err
+			return f, err
 		}
 		plain, err := c.peakMiB(ctx, plainUnreading)
 		if err != nil {
-			return p, err
+			return f, err
 		}
-		p.add(ours, plain)
+		f.pairs.add(ours, plain)
 	}
-	return p, nil
+	return f, nil
 }
 
 func (c *comparison) peakMiB(ctx context.Context, p peer) (mib float64, err error) {
-	b, err := newBed(ctx, c.binary, c.dir, p, workload{int64(c.memorySize), int64(c.bestShot), c.memoryClients})
+	r, err := newRig(ctx, c.binary, c.dir, p, workload{int64(c.memorySize), int64(c.bestShot), c.memoryClients, h1})
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.run(ctx, c.memoryCapsules); err != nil {
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.run(ctx, c.memoryCapsules); err != nil {
 		return 0, err
 	}
-	peak, err := peakMemory(b.gateway.pid())
+	peak, err := peakMemory(r.gateway.pid())
 	return float64(peak) / (1 << 20), err
 }
 
@@ -191,15 +216,15 @@ func (c *comparison) print(out io.Writer, findings []finding) {
 	}
 }
 
-// judge is what -check asks for.
+// judge returns what --check asks for.
 func (c *comparison) judge(findings []finding) error {
-	if !c.check {
+	if !c.strict {
 		return nil
 	}
 	var errs []error
 	for _, f := range findings {
 		if !f.withinGoal() {
-			errs = append(errs, fmt.Errorf("%s: the ratio is %.2f, over %.1f", f.title, f.ratio(), f.goal))
+			errs = append(errs, fmt.Errorf("%s: the ratio is %.2f to %.2f (want at most %.2f)", f.title, f.ratio().low, f.ratio().high, f.goal))
 		}
 	}
 	return errors.Join(errs...)

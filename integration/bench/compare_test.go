@@ -47,20 +47,33 @@ func caddy(t *testing.T) string {
 	return binary
 }
 
+// execute runs a command line in this process.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cmd := rootCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	return cmd.ExecuteContext(ctx)
+}
+
 func TestCompare(t *testing.T) {
+	t.Parallel()
 	args := []string{
-		"-caddy", caddy(t), "-rounds", "2", "-capsules", "50", "-clients", "2",
-		"-memory-rounds", "1", "-memory-capsules", "8", "-memory-clients", "4", "-memory-size", "1MiB",
+		"--caddy", caddy(t), "--rounds", "2", "--capsules", "30", "--clients", "2",
+		"--memory-rounds", "1", "--memory-capsules", "8", "--memory-clients", "4", "--memory-size", "1MiB",
 	}
 	var stdout, stderr strings.Builder
-	if err := dispatch(t.Context(), args, &stdout, &stderr); err != nil {
+	if err := execute(t.Context(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
-	const figures = ` +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d  `
+	const figures = ` +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d +-Inf to +\+Inf  ` // too few pairs for an interval
 	for _, want := range []string{
 		`^Caddy v2\.\S+, go1\.\S+, linux/\S+, \d+ CPUs; best shot of 400000 characters\n`,
-		`\n  oz_instant` + figures + `ms\n  plain Caddy` + figures + `ms\n  ratio` + figures + `within 1\.0: (yes|no)\n`,
-		`\n  oz_instant` + figures + `MiB\n  plain Caddy` + figures + `MiB\n  ratio` + figures + `within 1\.2: (yes|no)\n$`,
+		`\nCPU of the gateway per capsule of 2MiB, HTTP/1\.1, .*\n.*\n.*\n  oz_instant` + figures + `ms\n  plain Caddy` + figures + `ms\n  ratio` + figures + `within 0\.95: no\n`,
+		`\nCPU of the gateway per capsule of 200000, HTTP/1\.1, .* 120 capsules\n(.*\n)+  ratio` + figures + `within 1\.00: no\n`,
+		`\nCPU of the gateway per capsule of 2MiB, HTTP/1\.1 over TLS, `,
+		`\nCPU of the gateway per capsule of 2MiB, HTTP/2 over TLS, `,
+		`\n  oz_instant` + figures + `MiB\n  plain Caddy` + figures + `MiB\n  ratio` + figures + `within 1\.20: no\n$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout.String()) {
 			t.Errorf("no %s in\n%s", want, stdout.String())
@@ -70,10 +83,12 @@ func TestCompare(t *testing.T) {
 
 // A gateway whose work is not done yields no figures, however quick it was.
 func TestRunsThatFail(t *testing.T) {
+	t.Parallel()
 	for _, p := range []peer{ozInstant, plainReceiving, plainUnreading} {
 		for _, kind := range []string{"status:500", "reset"} {
 			t.Run(p.name+" "+kind, func(t *testing.T) {
-				b, err := newBed(t.Context(), caddy(t), t.TempDir(), p, workload{size: 1000, bestShot: 20_000, clients: 2})
+				t.Parallel()
+				b, err := newRig(t.Context(), caddy(t), t.TempDir(), p, workload{size: 1000, bestShot: 20_000, clients: 2, protocol: h1})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -85,7 +100,7 @@ func TestRunsThatFail(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				b.stage.oz.SetFault(fault)
+				b.backend.oz.SetFault(fault)
 				if err := b.run(t.Context(), 5); err == nil || !strings.HasPrefix(err.Error(), p.name+": a capsule was answered with 50") {
 					t.Errorf("got %v", err)
 				}
@@ -100,7 +115,7 @@ func TestNoFiguresAfterAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stdout strings.Builder
-	err := dispatch(t.Context(), []string{"-caddy", notCaddy}, &stdout, io.Discard)
+	err := execute(t.Context(), []string{"--caddy", notCaddy}, &stdout, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "of no use") {
 		t.Errorf("got %v", err)
 	}
@@ -111,40 +126,49 @@ func TestNoFiguresAfterAnError(t *testing.T) {
 
 func TestOnlyCheckJudges(t *testing.T) {
 	over, within := finding{title: "Work", goal: 1}, finding{title: "Room", goal: 1.2}
-	over.pairs.add(1.1, 1)
-	within.pairs.add(1.1, 1)
+	for range 6 {
+		over.pairs.add(1.1, 1)
+		within.pairs.add(1.1, 1)
+	}
 	c := comparison{}
 	if err := c.judge([]finding{over, within}); err != nil {
-		t.Errorf("without -check: %v", err)
+		t.Errorf("without --check: %v", err)
 	}
-	c.check = true
+	c.strict = true
 	if err := c.judge([]finding{within}); err != nil {
 		t.Errorf("within: %v", err)
 	}
-	if err := c.judge([]finding{over, within}); err == nil || err.Error() != "Work: the ratio is 1.10, over 1.0" {
+	if err := c.judge([]finding{over, within}); err == nil || err.Error() != "Work: the ratio is 1.10 to 1.10 (want at most 1.00)" {
 		t.Errorf("over: %v", err)
 	}
 }
 
 func TestCommandLine(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
-		{"no-such-command", "no command"},
-		{"compare extra", `what is "extra"`},
-		{"-rounds 0", "at least 1"},
-		{"-memory-clients -1", "at least 1"},
-		{"-size much", "usage"},
-		{"-size 0", "at least 1"},
-		{"capacity -overload 0", "more than zero"},
-		{"capacity -for 1s", "twice -analysis"},
-		{"phones -phones 0", "at least 1"},
-		{"soak -clients 0", "at least one client"},
+		{"no-such-command", "unknown command"},
+		{"compare extra", `unknown command "extra"`},
+		{"soak extra", `unknown command "extra"`},
+		{"--no-such-flag", "unknown flag"},
+		{"--rounds 0", "at least 1"},
+		{"--memory-clients -1", "at least 1"},
+		{"--memory-size much", "not a size"},
+		{"--memory-size 0", "at least 1"},
+		{"--cases cpu,gpu", `unknown case "gpu"`},
+		{"capacity --overload 0", "more than zero"},
+		{"capacity --attackers 15,0", "more than zero"},
+		{"capacity --kinds idle,rude", `unknown kind "rude"`},
+		{"capacity --for 2s", "three times --analysis"},
+		{"phones --phones 0", "at least 1"},
+		{"soak --clients 0", "--clients at least 1"},
 	} {
-		if err := dispatch(t.Context(), strings.Fields(c.line), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := execute(t.Context(), strings.Fields(c.line), io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", c.line, err, c.want)
 		}
 	}
-	var help strings.Builder
-	if err := dispatch(t.Context(), []string{"-h"}, io.Discard, &help); err != nil || !strings.Contains(help.String(), "(default 2MiB)") {
-		t.Errorf("%v\n%s", err, help.String())
+	for line, want := range map[string]string{"-h": "(default 10MiB)", "help capacity": "--attackers", "completion bash": "__start_bench", "__complete --cases ": "cpu-tls-h2\n"} {
+		var stdout strings.Builder
+		if err := execute(t.Context(), strings.Split(line, " "), &stdout, io.Discard); err != nil || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%s: no %q in %s (%v)", line, want, stdout.String(), err)
+		}
 	}
 }

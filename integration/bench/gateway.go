@@ -15,13 +15,14 @@ import (
 	"time"
 )
 
-// patience is how long anything may take that should take no time.
-const patience = 20 * time.Second
+// timeLimit bounds everything that should take no time.
+const timeLimit = 20 * time.Second
 
 // gateway is a running Caddy.
 type gateway struct {
-	addr    string // where clients find it
-	admin   string // of its admin endpoint
+	addr    string // of its site
+	url     string // of its site, without a path
+	admin   string // address of its admin endpoint
 	cmd     *exec.Cmd
 	logFile string
 	ended   chan struct{} // closed when the process has ended
@@ -34,7 +35,7 @@ func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAd
 		return nil, err
 	}
 	file := filepath.Join(home, "Caddyfile")
-	if err := os.WriteFile(file, []byte(p.caddyfile), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(p.caddyfile()), 0o600); err != nil {
 		return nil, err
 	}
 	g := &gateway{logFile: filepath.Join(home, "log"), ended: make(chan struct{})}
@@ -44,13 +45,23 @@ func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAd
 	if g.addr, err = freeAddress(); err != nil {
 		return nil, err
 	}
+	g.url = "http://" + g.addr
+	// The environment is made from nothing: a proxy or a setting of Go's garbage collector must not decide a comparison.
+	env := []string{
+		"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home, "TMPDIR=" + home,
+		"ADMIN=" + g.admin, "OZ=" + ozAddr, "APP=" + appAddr,
+	}
+	if p.tls {
+		cert, key, err := writeCertificate(home)
+		if err != nil {
+			return nil, err
+		}
+		g.url = "https://" + g.addr
+		env = append(env, "CERT="+cert, "KEY="+key)
+	}
 	g.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
 	g.cmd.Dir = home
-	// The environment is made from nothing: a proxy or a setting of Go's garbage collector must not decide a comparison.
-	g.cmd.Env = []string{
-		"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home, "TMPDIR=" + home,
-		"ADMIN=" + g.admin, "SITE=http://" + g.addr, "OZ=" + ozAddr, "APP=" + appAddr,
-	}
+	g.cmd.Env = append(env, "SITE="+g.url)
 	if err := g.start(ctx); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", p.name, err)
 	}
@@ -79,7 +90,7 @@ func (g *gateway) start(ctx context.Context) error {
 }
 
 func (g *gateway) awaitListening(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
 	var dialer net.Dialer
 	for {
@@ -99,12 +110,12 @@ func (g *gateway) awaitListening(ctx context.Context) error {
 
 func (g *gateway) pid() int { return g.cmd.Process.Pid }
 
-// stop ends it as systemd would. One that does not end well was no gateway to measure: the error has the end of its log.
+// stop ends the gateway as systemd would. After any other end than a clean one the figures mean nothing: the error quotes the log.
 func (g *gateway) stop() error {
 	g.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-g.ended:
-	case <-time.After(patience):
+	case <-time.After(timeLimit):
 		g.cmd.Process.Kill()
 		<-g.ended
 	}

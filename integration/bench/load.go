@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,37 +13,72 @@ import (
 	"time"
 )
 
-// load is a number of clients that post one capsule over and over, each on a connection that it keeps.
-type load struct {
-	url     string
-	capsule []byte
-	clients int
-	http    *http.Client
+// protocol is how clients talk to the gateway.
+type protocol int
+
+// The protocols that are measured.
+const (
+	h1 protocol = iota // in clear text
+	h1TLS
+	h2TLS
+)
+
+func (p protocol) String() string {
+	return [...]string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2 over TLS"}[p]
 }
 
-func newLoad(addr string, capsule []byte, clients int) *load {
-	return &load{
-		url: "http://" + addr + verifyPath, capsule: capsule, clients: clients,
-		// No proxy from the environment. The time limit is for a gateway that hangs.
-		http: &http.Client{
-			Timeout:   2 * time.Minute,
-			Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true},
-		},
+// major is the version that an answer must have come by, for the figures to be about this protocol.
+func (p protocol) major() int {
+	if p == h2TLS {
+		return 2
+	}
+	return 1
+}
+
+// client returns a client with connections of its own, as each phone has them. The environment's proxy is ignored. The time limit
+// is for a gateway that hangs.
+func (p protocol) client() *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(p != h2TLS)
+	protocols.SetHTTP2(p == h2TLS)
+	return &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{
+		MaxIdleConnsPerHost: 1, DisableCompression: true, Protocols: protocols,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the gateway's certificate signs itself
+	}}
+}
+
+// load is a number of clients that post one capsule over and over, each on a connection that it keeps.
+type load struct {
+	url      string
+	capsule  []byte
+	protocol protocol
+	clients  []*http.Client
+}
+
+func newLoad(gatewayURL string, capsule []byte, clients int, p protocol) *load {
+	l := &load{url: gatewayURL + verifyPath, capsule: capsule, protocol: p}
+	for range clients {
+		l.clients = append(l.clients, p.client())
+	}
+	return l
+}
+
+func (l *load) close() {
+	for _, c := range l.clients {
+		c.CloseIdleConnections()
 	}
 }
 
-func (l *load) close() { l.http.CloseIdleConnections() }
-
-// run posts so many capsules and returns when the last answer is in. The first failure ends it.
+// run posts a number of capsules and returns when the last answer is in. The first failure ends it.
 func (l *load) run(ctx context.Context, capsules int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var taken atomic.Int64
 	var all sync.WaitGroup
-	for range l.clients {
+	for _, c := range l.clients {
 		all.Go(func() {
 			for taken.Add(1) <= int64(capsules) && ctx.Err() == nil {
-				if err := l.post(ctx); err != nil {
+				if err := l.post(ctx, c); err != nil {
 					cancel(err)
 				}
 			}
@@ -52,13 +88,13 @@ func (l *load) run(ctx context.Context, capsules int) error {
 	return context.Cause(ctx)
 }
 
-func (l *load) post(ctx context.Context) error {
+func (l *load) post(ctx context.Context, client *http.Client) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, bytes.NewReader(l.capsule))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := l.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -69,6 +105,9 @@ func (l *load) post(ctx context.Context) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("a capsule was answered with %s: %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	if resp.ProtoMajor != l.protocol.major() {
+		return fmt.Errorf("a capsule was answered by %s, want %s", resp.Proto, l.protocol)
 	}
 	return nil
 }

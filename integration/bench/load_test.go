@@ -17,7 +17,7 @@ func TestLoadPostsAsManyAsItWasTold(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	l := newLoad(server.Listener.Addr().String(), []byte("capsule"), 8)
+	l := newLoad(server.URL, []byte("capsule"), 8, h1)
 	defer l.close()
 	for _, n := range []int{1, 7, 20} {
 		got.Store(0)
@@ -35,7 +35,7 @@ func TestLoadEndsWithTheFirstFailure(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	l := newLoad(server.Listener.Addr().String(), []byte("capsule"), 2)
+	l := newLoad(server.URL, []byte("capsule"), 2, h1)
 	defer l.close()
 	err := l.run(t.Context(), 1_000_000)
 	if err == nil || !strings.Contains(err.Error(), "502") || !strings.Contains(err.Error(), "no more") {
@@ -43,5 +43,24 @@ func TestLoadEndsWithTheFirstFailure(t *testing.T) {
 	}
 	if got.Load() > 100 {
 		t.Errorf("%d capsules were sent after all", got.Load())
+	}
+}
+
+// Figures under the wrong protocol are none.
+func TestLoadInsistsOnItsProtocol(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	for _, p := range []protocol{h1TLS, h2TLS} {
+		l := newLoad(server.URL, []byte("capsule"), 1, p)
+		defer l.close()
+		if err := l.run(t.Context(), 1); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+		l.protocol = h1TLS + h2TLS - p
+		if err := l.run(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "want HTTP") {
+			t.Errorf("%s: %v", p, err)
+		}
 	}
 }

@@ -1,53 +1,58 @@
 package main
 
-// peer is a configuration of the one Caddy binary. Its Caddyfile may use
+// peer is a configuration of the one Caddy binary. Its directives may use
 //
-//	{$ADMIN} {$SITE}  what the gateway listens on
-//	{$OZ} {$APP}      where it finds the two behind it
+//	{$OZ} {$APP}  addresses of the two upstreams
 type peer struct {
-	name      string
-	note      string // for the reader of figures
-	caddyfile string
-	decides   bool // the app gets a decision and the folder without its best shot
+	name       string
+	note       string // for the reader of figures
+	directives string // of the site
+	decides    bool   // the app gets a decision and the folder without its best shot
+	tls        bool   // clients come over TLS
 }
 
-var ozInstant = peer{name: "oz_instant", decides: true, caddyfile: `{
-	admin {$ADMIN}
+// caddyfile returns the whole configuration. Caddy must not open port 80 for redirects to a site with TLS.
+func (p peer) caddyfile() string {
+	site := p.directives
+	if p.tls {
+		site = "tls {$CERT} {$KEY}\n" + site
+	}
+	return "{\n\tadmin {$ADMIN}\n\tauto_https disable_redirects\n}\n\n{$SITE} {\n" + site + "\n}\n"
 }
 
-{$SITE} {
+// overTLS returns the peer as a site with TLS.
+func (p peer) overTLS(yes bool) peer {
+	p.tls = yes
+	return p
+}
+
+var ozInstant = peer{name: "oz_instant", decides: true, directives: `
 	oz_instant ` + verifyPath + ` http://{$OZ}
-	reverse_proxy {$APP}
-}
-`}
+	reverse_proxy {$APP}`}
 
 // A plain Caddy does the same work at the sockets with what Caddy brings along: the capsule streams to Oz on a connection of its
-// own, the answer comes in, and then the app gets a request. Matching 201 sends any other answer to the client, who then knows
-// that the run failed. The capsule is spent when the app's turn comes: the app gets a GET, which is a little less work than the
-// folder and the header fields that oz_instant sends along.
+// own, the answer comes in, and then the app gets a request. Any answer but 201 goes to the client, and fails the run. The capsule
+// is spent by the time of the app's turn, so the app gets a GET: a little less work than the folder and the header fields that
+// oz_instant sends along.
 //
 // The routes of handle_response cannot read the answer, and nothing in Caddy receives one and drops it while it flows. So there
-// are two of them: one that does as much work as oz_instant, for CPU, and one that holds as little as can be, for memory.
+// are two of them: one that does as much work as oz_instant, for CPU, and one that buffers as little as possible, for memory.
 var (
-	// plainReceiving takes in the whole answer, as oz_instant does. For that it has to hold it.
+	// plainReceiving receives the whole answer, as oz_instant does. For that it must buffer it.
 	plainReceiving = peer{
-		name: "plain Caddy", note: "plain Caddy here takes in Oz's whole answer and holds it",
-		caddyfile: plainCaddyfile("response_buffers 64MiB"),
+		name: "plain Caddy", note: "plain Caddy here receives Oz's whole answer and buffers it",
+		directives: plainDirectives("response_buffers 64MiB"),
 	}
 
-	// plainUnreading holds nothing of the answer: it closes the connection on it. That saves it the work of receiving, too.
+	// plainUnreading buffers nothing of the answer: it closes the connection on it. That saves the work of receiving it, too.
 	plainUnreading = peer{
-		name: "plain Caddy", note: "plain Caddy here leaves Oz's answer unread and holds nothing of it",
-		caddyfile: plainCaddyfile(""),
+		name: "plain Caddy", note: "plain Caddy here leaves Oz's answer unread and buffers nothing of it",
+		directives: plainDirectives(""),
 	}
 )
 
-func plainCaddyfile(option string) string {
-	return `{
-	admin {$ADMIN}
-}
-
-{$SITE} {
+func plainDirectives(option string) string {
+	return `
 	reverse_proxy ` + verifyPath + ` http://{$OZ} {
 		` + option + `
 		rewrite ` + foldersPath + `
@@ -60,7 +65,5 @@ func plainCaddyfile(option string) string {
 				method GET
 			}
 		}
-	}
-}
-`
+	}`
 }

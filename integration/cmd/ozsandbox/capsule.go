@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,40 +14,59 @@ import (
 	"strings"
 	"time"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// order is what the flags of capsule ask for.
-type order struct {
+// capsuleFlags are the flags of capsule.
+type capsuleFlags struct {
 	oz, accessToken, token, keys string
 	email, password              string
 	out                          string
+	damage                       string
+	payload                      sandbox.Size
 	spec                         sandbox.CapsuleSpec
 }
 
-func readOrder(args []string, stderr io.Writer) (order, bool, error) {
-	var c order
-	flags := flag.NewFlagSet("ozsandbox capsule", flag.ContinueOnError)
-	flags.StringVar(&c.oz, "oz", "http://127.0.0.1:9000", "a running sandbox, which is asked for the session token")
+func capsuleCommand() *cobra.Command {
+	c := capsuleFlags{payload: 2 << 20}
+	cmd := &cobra.Command{
+		Use:   "capsule",
+		Short: "Write a capsule to a file, for curl",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.check(); err != nil {
+				return err
+			}
+			return c.write(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	c.add(cmd.Flags())
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(sandbox.Outcomes(), cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
+}
+
+func (c *capsuleFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&c.oz, "oz", "http://127.0.0.1:9000", "`URL` of a running sandbox, which is asked for the session token")
 	flags.StringVar(&c.accessToken, "access-token", "", "X-Forensic-Access-Token, if the sandbox asks for one")
-	flags.Func("account", "the account, as `email:password`, to log in with, if the sandbox asks for that", func(text string) (err error) {
+	flags.Func("account", "`email:password` to log in with, if the sandbox asks for an account", func(text string) (err error) {
 		c.email, c.password, err = readAccount(text)
 		return err
 	})
-	flags.StringVar(&c.token, "token", "", "take this session token instead of asking")
-	flags.StringVar(&c.keys, "keys", "", "sign a session token with the keys in this folder instead of asking")
-	flags.StringVar(&c.out, "o", "capsule.bin", "file to write; - for standard output")
+	flags.StringVar(&c.token, "token", "", "session token to use instead of asking for one")
+	flags.StringVar(&c.keys, "keys", "", "`folder` with the keys to sign a session token with, instead of asking for one")
+	flags.StringVarP(&c.out, "output", "o", "capsule.bin", "`file` to write; - for standard output")
 	flags.StringVar(&c.spec.Outcome, "outcome", sandbox.Success, "how the analysis ends: "+strings.Join(sandbox.Outcomes(), ", "))
-	flags.StringVar(&c.spec.Person, "person", "", "who is in front of the camera, and is to be seen in the best shot; see ozsandbox photo")
-	payload := cli.Size(2 << 20)
-	flags.Var(&payload, "size", "size of the media inside, as in 2MiB")
-	flags.IntVar(&c.spec.Media, "media", 1, "how many media")
-	damage := flags.String("damage", "", "what is wrong with it: "+damages())
-	flags.Func("meta", "app metadata as name=value; may be repeated", func(text string) error {
+	flags.StringVar(&c.spec.Person, "person", "", "`name` of the person in front of the camera, who is seen in the best shot; see ozsandbox photo")
+	flags.Var(&c.payload, "size", "size of the media inside")
+	flags.IntVar(&c.spec.Media, "media", 1, "number of media")
+	flags.StringVar(&c.damage, "damage", "", "`kind` of damage, with Oz's error code: "+damages())
+	flags.Func("meta", "app metadata as `name=value`; may be repeated", func(text string) error {
 		name, value, found := strings.Cut(text, "=")
 		if !found {
-			return fmt.Errorf("want name=value")
+			return errors.New("want name=value")
 		}
 		if c.spec.Meta == nil {
 			c.spec.Meta = map[string]string{}
@@ -55,12 +74,14 @@ func readOrder(args []string, stderr io.Writer) (order, bool, error) {
 		c.spec.Meta[name] = value
 		return nil
 	})
-	help, err := cli.Parse(flags, args, stderr)
-	c.spec.PayloadSize, c.spec.Damage = int64(payload), sandbox.Damage(*damage)
-	if err == nil && c.spec.Damage == sandbox.DamageExpired && c.keys == "" && c.token == "" {
-		err = fmt.Errorf("a running sandbox gives no expired tokens: give -keys, or -token with an old one")
+}
+
+func (c *capsuleFlags) check() error {
+	c.spec.PayloadSize, c.spec.Damage = int64(c.payload), sandbox.Damage(c.damage)
+	if c.spec.Damage == sandbox.DamageExpired && c.keys == "" && c.token == "" {
+		return errors.New("--damage expired: a running sandbox issues no expired tokens (want --keys, or --token with an old one)")
 	}
-	return c, help, err
+	return nil
 }
 
 func damages() string {
@@ -72,11 +93,7 @@ func damages() string {
 	return strings.Join(names, ", ")
 }
 
-func capsule(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c, help, err := readOrder(args, stderr)
-	if help || err != nil {
-		return err
-	}
+func (c *capsuleFlags) write(ctx context.Context, stdout io.Writer) (err error) {
 	if c.spec.SessionToken, err = c.sessionToken(ctx); err != nil {
 		return fmt.Errorf("session token: %w", err)
 	}
@@ -96,7 +113,7 @@ func capsule(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	return nil
 }
 
-func (c order) describe() string {
+func (c *capsuleFlags) describe() string {
 	if c.spec.Damage == sandbox.NoDamage {
 		return c.spec.Outcome
 	}
@@ -104,7 +121,7 @@ func (c order) describe() string {
 }
 
 // sessionToken takes the token that was given, signs one, or asks the sandbox.
-func (c order) sessionToken(ctx context.Context) (string, error) {
+func (c *capsuleFlags) sessionToken(ctx context.Context) (string, error) {
 	const life = 900 * time.Second
 	switch {
 	case c.token != "":
@@ -119,7 +136,7 @@ func (c order) sessionToken(ctx context.Context) (string, error) {
 	return c.askForToken(ctx)
 }
 
-func (c order) askForToken(ctx context.Context) (string, error) {
+func (c *capsuleFlags) askForToken(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if c.email != "" {
@@ -134,8 +151,8 @@ func (c order) askForToken(ctx context.Context) (string, error) {
 	return c.ask(ctx, http.MethodGet, sandbox.TokenPath, nil, "session_token")
 }
 
-// ask makes a call and returns one field of its answer.
-func (c order) ask(ctx context.Context, method, path string, body []byte, field string) (string, error) {
+// ask makes a call and returns one field of the answer.
+func (c *capsuleFlags) ask(ctx context.Context, method, path string, body []byte, field string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.oz, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return "", err

@@ -1,43 +1,59 @@
-// Command ozsandbox runs a stand-in for Oz Instant and an app to put behind the gateway, and makes capsules to post.
+// Command ozsandbox runs a stand-in for Oz Instant with a demo app to put behind the gateway, and makes capsules to post.
 //
-//	ozsandbox [run] [flags]       the sandbox and the demo app
+//	ozsandbox [run] [flags]       runs the sandbox and the demo app
 //	ozsandbox capsule [flags]     writes a capsule to a file, for curl
 //	ozsandbox photo [flags]       writes a reference photo to a file: of the person that a capsule shows
 //	ozsandbox faults              lists what can be made to go wrong
 //
-// Each takes -h.
+// Each has --help.
 package main
 
 import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
+	"github.com/spf13/cobra"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-func main() { cli.Main("ozsandbox", dispatch) }
-
-func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	command, args := cli.Command(args, "run")
-	switch command {
-	case "run":
-		return run(ctx, args, stdout, stderr)
-	case "capsule":
-		return capsule(ctx, args, stdout, stderr)
-	case "photo":
-		return photo(args, stdout, stderr)
-	case "faults":
-		return faults(stdout)
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		os.Exit(1)
 	}
-	return fmt.Errorf("no command %q: want run, capsule, photo or faults", command)
+}
+
+// rootCommand is run itself, with the other commands below it.
+func rootCommand() *cobra.Command {
+	root := runCommand()
+	root.Use = "ozsandbox"
+	root.Short = "Stand in for Oz Instant, and make capsules to post"
+	root.Long = root.Short + ".\n\nWithout a command, ozsandbox does what ozsandbox run does."
+	root.SilenceUsage = true
+	root.AddCommand(runCommand(), capsuleCommand(), photoCommand(), faultsCommand())
+	return root
+}
+
+func faultsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "faults",
+		Short: "List what can be made to go wrong",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return faults(cmd.OutOrStdout()) },
+	}
 }
 
 func faults(stdout io.Writer) error {
-	fmt.Fprintln(stdout, `Faults are given to "ozsandbox run -fault": kind[:value][,name=value...][@`+strings.Join(sandbox.Scopes(), "|@")+`][*times]`)
+	fmt.Fprintln(stdout, `A fault for "ozsandbox run --fault" is written kind[:value][,name=value...][@`+strings.Join(sandbox.Scopes(), "|@")+`][*times]`)
 	out := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	group := ""
 	for _, k := range sandbox.Kinds() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -17,8 +18,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
+
+// execute runs a command line in this process.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cmd := rootCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	return cmd.ExecuteContext(ctx)
+}
 
 // running is ozsandbox run in this process.
 type running struct{ oz, app string }
@@ -32,7 +44,7 @@ func startRun(t *testing.T, args ...string) running {
 	out, stdout := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := dispatch(ctx, append([]string{"run", "-oz", "127.0.0.1:0", "-app", "127.0.0.1:0", "-quiet"}, args...), stdout, io.Discard)
+		err := execute(ctx, append([]string{"run", "--oz", "127.0.0.1:0", "--app", "127.0.0.1:0", "--quiet"}, args...), stdout, io.Discard)
 		stdout.CloseWithError(io.EOF)
 		ended <- err
 	}()
@@ -78,8 +90,8 @@ func makeCapsule(t *testing.T, r running, args ...string) []byte {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "capsule.bin")
 	var stdout bytes.Buffer
-	args = append([]string{"capsule", "-oz", r.oz, "-size", "10KiB", "-o", file}, args...)
-	if err := dispatch(t.Context(), args, &stdout, io.Discard); err != nil {
+	args = append([]string{"capsule", "--oz", r.oz, "--size", "10KiB", "-o", file}, args...)
+	if err := execute(t.Context(), args, &stdout, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(stdout.String(), "curl -i --data-binary @"+file) || strings.Contains(stdout.String(), "eyJ") {
@@ -93,9 +105,9 @@ func makeCapsule(t *testing.T, r running, args ...string) []byte {
 }
 
 func TestCapsulesForARunningSandbox(t *testing.T) {
-	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "8KiB")
+	r := startRun(t, "--analysis-time", "0s", "--best-shot-size", "8KiB")
 	for _, outcome := range sandbox.Outcomes() {
-		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "-outcome", outcome, "-meta", "transaction_id=t-1"))
+		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "--outcome", outcome, "--meta", "transaction_id=t-1"))
 		if status != 201 || !strings.Contains(answer, `"system_resolution": "`+outcome+`"`) || !strings.Contains(answer, `"transaction_id": "t-1"`) {
 			t.Errorf("%s: %d %.200s", outcome, status, answer)
 		}
@@ -104,7 +116,7 @@ func TestCapsulesForARunningSandbox(t *testing.T) {
 		if damage == sandbox.DamageExpired {
 			continue // no running sandbox gives expired tokens
 		}
-		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "-damage", string(damage)))
+		status, answer := post(t, r.oz+sandbox.FoldersPath, makeCapsule(t, r, "--damage", string(damage)))
 		var e struct {
 			Code int `json:"error_code"`
 		}
@@ -116,14 +128,14 @@ func TestCapsulesForARunningSandbox(t *testing.T) {
 
 func TestCapsuleToStandardOutput(t *testing.T) {
 	var stdout bytes.Buffer
-	err := dispatch(t.Context(), []string{"capsule", "-token", "t", "-size", "1k", "-o", "-"}, &stdout, io.Discard)
+	err := execute(t.Context(), []string{"capsule", "--token", "t", "--size", "1k", "-o", "-"}, &stdout, io.Discard)
 	if err != nil || !strings.HasPrefix(stdout.String(), "OZSANDB1") || stdout.Len() < 1024 {
 		t.Errorf("%v, %d bytes", err, stdout.Len())
 	}
 }
 
 func TestDemoApp(t *testing.T) {
-	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "0")
+	r := startRun(t, "--analysis-time", "0s", "--best-shot-size", "0")
 	for outcome, want := range map[string]string{"SUCCESS": `"SUCCESS"`, "DECLINED": `"DECLINED"`, "damaged": `"error_code": 5`, "empty": `"error_code": 13`} {
 		resp, err := http.Get(r.app + "/demo/capsule?outcome=" + outcome)
 		if err != nil {
@@ -152,7 +164,7 @@ func TestDemoApp(t *testing.T) {
 }
 
 func TestFlagsReachTheSandbox(t *testing.T) {
-	r := startRun(t, "-analysis-time", "0s", "-fault", "status:503,retry-after=9@token*1", "-single-use=false", "-base-path", "/oz", "-access-token", "secret")
+	r := startRun(t, "--analysis-time", "0s", "--fault", "status:503,retry-after=9@token*1", "--single-use=false", "--base-path", "/oz", "--access-token", "secret")
 	r.oz = strings.TrimSuffix(r.oz, "/") + "/oz"
 	ask := func() (int, string) {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", r.oz+sandbox.TokenPath, nil)
@@ -173,7 +185,7 @@ func TestFlagsReachTheSandbox(t *testing.T) {
 	if status, _ := ask(); status != 200 {
 		t.Errorf("after it: %d", status)
 	}
-	c := makeCapsule(t, r, "-access-token", "secret")
+	c := makeCapsule(t, r, "--access-token", "secret")
 	if status, answer := post(t, r.oz+sandbox.FoldersPath, c); status != 401 {
 		t.Errorf("without the access token: %d %s", status, answer)
 	}
@@ -202,7 +214,7 @@ func getFrom(t *testing.T, url, user string) (int, []byte) {
 }
 
 func TestPersons(t *testing.T) {
-	r := startRun(t, "-analysis-time", "0s", "-best-shot-size", "8KiB", "-photos", "alice,zoe")
+	r := startRun(t, "--analysis-time", "0s", "--best-shot-size", "8KiB", "--photos", "alice,zoe")
 	shows := func(capsule []byte, person string) {
 		t.Helper()
 		shot := base64.StdEncoding.EncodeToString(sandbox.BestShotOf(person, 8<<10))
@@ -210,13 +222,13 @@ func TestPersons(t *testing.T) {
 			t.Errorf("%d, not the best shot of %q", status, person)
 		}
 	}
-	shows(makeCapsule(t, r, "-person", "alice"), "alice")
+	shows(makeCapsule(t, r, "--person", "alice"), "alice")
 	shows(makeCapsule(t, r), "")
 	_, capsule := getFrom(t, r.app+"/demo/capsule?outcome=SUCCESS&person=zoe", "")
 	shows(capsule, "zoe")
 
 	var photo bytes.Buffer
-	if err := dispatch(t.Context(), []string{"photo", "-person", "zoe", "-o", "-"}, &photo, io.Discard); err != nil {
+	if err := execute(t.Context(), []string{"photo", "--person", "zoe", "-o", "-"}, &photo, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	if status, got := getFrom(t, r.app+"/profile/photo", "zoe"); status != 200 || !bytes.Equal(got, photo.Bytes()) {
@@ -232,7 +244,7 @@ func TestPersons(t *testing.T) {
 func TestPhoto(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "photo.jpeg")
 	var stdout bytes.Buffer
-	if err := dispatch(t.Context(), []string{"photo", "-size", "90", "-o", file}, &stdout, io.Discard); err != nil {
+	if err := execute(t.Context(), []string{"photo", "--size", "90", "-o", file}, &stdout, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(file)
@@ -242,15 +254,15 @@ func TestPhoto(t *testing.T) {
 }
 
 func TestAccountsByFlag(t *testing.T) {
-	r := startRun(t, "-analysis-time", "0s", "-account", "a@example.com:pass:word", "-account", "b@example.com:x", "-access-token-life", "1h", "-sliding=false",
-		"-few-media-fail", "-operator-from", "0.5", "-max-image", "1k")
+	r := startRun(t, "--analysis-time", "0s", "--account", "a@example.com:pass:word", "--account", "b@example.com:x", "--access-token-life", "1h", "--sliding=false",
+		"--few-media-fail", "--operator-from", "0.5", "--max-image", "1k")
 	for account, want := range map[string]string{"a@example.com:pass:word": "", "b@example.com:x": "", "b@example.com:pass:word": "log-in: ", "": "session token"} {
-		args := []string{"capsule", "-oz", r.oz, "-size", "1k", "-o", "-"}
+		args := []string{"capsule", "--oz", r.oz, "--size", "1k", "-o", "-"}
 		if account != "" {
-			args = append(args, "-account", account)
+			args = append(args, "--account", account)
 		}
 		var stdout bytes.Buffer
-		err := dispatch(t.Context(), args, &stdout, io.Discard)
+		err := execute(t.Context(), args, &stdout, io.Discard)
 		if want == "" && (err != nil || !strings.HasPrefix(stdout.String(), "OZSANDB1")) {
 			t.Errorf("%s: %v", account, err)
 		}
@@ -260,14 +272,22 @@ func TestAccountsByFlag(t *testing.T) {
 	}
 }
 
+// read parses the flags of run.
+func read(args ...string) (s settings, err error) {
+	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	s.add(flags)
+	err = errors.Join(flags.Parse(args), s.check())
+	return s, err
+}
+
 func TestFlagsBecomeOptions(t *testing.T) {
-	args := []string{"-account", "a@example.com:pass:word", "-access-token-life", "1h", "-sliding=false", "-few-media-fail", "-operator-from", "0.5", "-max-image", "1k", "-photos", "zoe"}
-	set, _, err := readSettings(args, io.Discard)
+	args := []string{"--account", "a@example.com:pass:word", "--access-token-life", "1h", "--sliding=false", "--few-media-fail", "--operator-from", "0.5", "--max-image", "1k", "--photos", "zoe"}
+	set, err := read(args...)
 	o := set.options
 	if err != nil || o.Accounts["a@example.com"] != "pass:word" || o.SessionLife != time.Hour || !o.FixedExpiry || !o.FewMediaFail || o.OperatorFrom != 0.5 || o.MaxImage != 1024 {
 		t.Errorf("%v %+v", err, o)
 	}
-	set, _, err = readSettings(nil, io.Discard)
+	set, err = read()
 	o = set.options
 	if err != nil || o.Accounts != nil || o.SessionLife != 15*time.Minute || o.FixedExpiry || o.FewMediaFail || o.OperatorFrom != 0 || !slices.Equal(set.photos, []string{"alice", "bob"}) {
 		t.Errorf("%v %+v", err, set)
@@ -284,14 +304,14 @@ func TestRefusesAddressesThatOthersCanReach(t *testing.T) {
 			t.Errorf("%s: %t", addr, got)
 		}
 	}
-	for _, args := range [][]string{{"run", "-oz", "0.0.0.0:0"}, {"-app", ":0"}} {
-		if err := dispatch(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "-allow-remote") {
+	for _, args := range [][]string{{"run", "--oz", "0.0.0.0:0"}, {"--app", ":0"}} {
+		if err := execute(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "--allow-remote") {
 			t.Errorf("%v: %v", args, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := dispatch(ctx, []string{"-oz", "0.0.0.0:0", "-app", "", "-allow-remote", "-quiet"}, io.Discard, io.Discard); err != nil && ctx.Err() == nil {
+	if err := execute(ctx, []string{"--oz", "0.0.0.0:0", "--app", "", "--allow-remote", "--quiet"}, io.Discard, io.Discard); err != nil && ctx.Err() == nil {
 		t.Errorf("with -allow-remote: %v", err)
 	}
 }
@@ -303,42 +323,57 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 	defer taken.Close()
 	for want, args := range map[string][]string{
-		"no command":             {"serve"},
-		"what is":                {"run", "extra"},
-		"no such kind":           {"run", "-fault", "no-such"},
-		"usage":                  {"run", "-no-such-flag"},
-		"overflow":               {"run", "-overflow", "drop", "-oz", "127.0.0.1:0"},
-		"keys":                   {"run", "-keys", t.TempDir(), "-oz", "127.0.0.1:0"},
-		"address already in use": {"run", "-oz", taken.Addr().String(), "-app", ""},
-		"no expired tokens":      {"capsule", "-damage", "expired"},
-		"unknown outcome":        {"capsule", "-token", "t", "-outcome", "MAYBE"},
-		"unknown damage":         {"capsule", "-token", "t", "-damage", "other"},
-		"not between":            {"run", "-operator-from", "0.9", "-oz", "127.0.0.1:0"},
-		"pixels":                 {"photo", "-size", "0"},
-		"session token":          {"capsule", "-oz", "http://" + taken.Addr().String() + "x"},
+		"unknown command":          {"serve"},
+		`unknown command "extra"`:  {"run", "extra"},
+		"unknown command \"more\"": {"faults", "more"},
+		"no such kind":             {"run", "--fault", "no-such"},
+		"unknown flag":             {"run", "--no-such-flag"},
+		"overflow":                 {"run", "--overflow", "drop", "--oz", "127.0.0.1:0"},
+		"keys":                     {"run", "--keys", t.TempDir(), "--oz", "127.0.0.1:0"},
+		"address already in use":   {"run", "--oz", taken.Addr().String(), "--app", ""},
+		"issues no expired tokens": {"capsule", "--damage", "expired"},
+		"unknown outcome":          {"capsule", "--token", "t", "--outcome", "MAYBE"},
+		"unknown damage":           {"capsule", "--token", "t", "--damage", "other"},
+		"not between":              {"run", "--operator-from", "0.9", "--oz", "127.0.0.1:0"},
+		"pixels":                   {"photo", "--size", "0"},
+		"session token":            {"capsule", "--oz", "http://" + taken.Addr().String() + "x"},
 	} {
-		if err := dispatch(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+		if err := execute(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", args, err, want)
 		}
 	}
-	for want, args := range map[string][]string{"-oz": {"-h"}, "-account email:password": {"run", "-h"}, "-person": {"capsule", "-h"}, "-size": {"photo", "-h"}} {
-		var stderr bytes.Buffer
-		if err := dispatch(t.Context(), args, io.Discard, &stderr); err != nil || !strings.Contains(stderr.String(), want) {
-			t.Errorf("%v: %v %s", args, err, &stderr)
+	for want, args := range map[string][]string{"capsule ": {"-h"}, "--oz": {"help", "run"}, "--account email:password": {"run", "-h"}, "--person": {"capsule", "-h"}, "--size": {"photo", "-h"}} {
+		var stdout bytes.Buffer
+		if err := execute(t.Context(), args, &stdout, io.Discard); err != nil || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%v: %v %s", args, err, &stdout)
 		}
 	}
 	for _, account := range []string{"a@example.com", ":x", "a@example.com:"} {
 		for _, command := range []string{"run", "capsule"} {
-			if err := dispatch(t.Context(), []string{command, "-account", account}, io.Discard, io.Discard); err == nil {
+			if err := execute(t.Context(), []string{command, "--account", account}, io.Discard, io.Discard); err == nil {
 				t.Errorf("%s accepts %q", command, account)
 			}
 		}
 	}
 }
 
+func TestCompletion(t *testing.T) {
+	for line, want := range map[string]string{
+		"__complete ":                   "photo\t",
+		"__complete capsule --outcome ": "DECLINED\n",
+		"completion bash":               "__start_ozsandbox",
+	} {
+		args := strings.Split(line, " ")
+		var stdout bytes.Buffer
+		if err := execute(t.Context(), args, &stdout, io.Discard); err != nil || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%q: no %q in %.200s (%v)", line, want, &stdout, err)
+		}
+	}
+}
+
 func TestFaultsAreListed(t *testing.T) {
 	var stdout bytes.Buffer
-	if err := dispatch(t.Context(), []string{"faults"}, &stdout, io.Discard); err != nil {
+	if err := execute(t.Context(), []string{"faults"}, &stdout, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	for _, scope := range sandbox.Scopes() {

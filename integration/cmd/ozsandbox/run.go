@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,7 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/demo"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
@@ -25,35 +26,56 @@ type settings struct {
 	quiet       bool
 	tokenPath   string
 	photos      []string
+	fault       string
+	bestShot    sandbox.Size
+	singleUse   bool
+	sliding     bool
+	echo        bool
 	options     sandbox.Options
 }
 
-func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
+func runCommand() *cobra.Command {
 	var s settings
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the sandbox and the demo app",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.check(); err != nil {
+				return err
+			}
+			return s.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	s.add(cmd.Flags())
+	overflows := []string{sandbox.OverflowQueue, sandbox.OverflowRefuse}
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("overflow", cobra.FixedCompletions(overflows, cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
+}
+
+func (s *settings) add(flags *pflag.FlagSet) {
 	o := &s.options
-	flags := flag.NewFlagSet("ozsandbox run", flag.ContinueOnError)
-	flags.StringVar(&s.oz, "oz", "127.0.0.1:9000", "where the stand-in for Oz listens")
-	flags.StringVar(&s.app, "app", "127.0.0.1:3000", "where the demo app listens; empty for no app")
+	s.bestShot = 400 << 10
+	flags.StringVar(&s.oz, "oz", "127.0.0.1:9000", "`address` that the stand-in for Oz listens on")
+	flags.StringVar(&s.app, "app", "127.0.0.1:3000", "`address` that the demo app listens on; empty for no app")
 	flags.BoolVar(&s.allowRemote, "allow-remote", false, "allow addresses that other machines can reach; anybody can forge capsules for a sandbox")
-	flags.BoolVar(&s.quiet, "quiet", false, "do not log requests")
-	flags.StringVar(&s.tokenPath, "session-token-path", demo.DefaultSessionTokenPath, "where the demo page asks the gateway for a session token")
+	flags.BoolVar(&s.quiet, "quiet", false, "log no requests")
+	flags.StringVar(&s.tokenPath, "session-token-path", demo.DefaultSessionTokenPath, "`path` on which the demo page asks the gateway for a session token")
+	flags.StringSliceVar(&s.photos, "photos", []string{"alice", "bob"}, "`users` of the demo app that have a profile photo")
 
-	photos := flags.String("photos", "alice,bob", "users of the demo app who have a profile photo, separated by commas")
-
-	fault := flags.String("fault", "", "what goes wrong; see ozsandbox faults")
-	flags.DurationVar(&o.AnalysisTime, "analysis-time", 300*time.Millisecond, "how long an analysis takes; the real one needs about 3s")
-	flags.IntVar(&o.Parallel, "parallel", 3, "how many capsules at once; 0 for any number")
-	flags.StringVar(&o.Overflow, "overflow", sandbox.OverflowQueue, "what happens to capsules beyond -parallel: queue or 503")
-	flags.BoolVar(&o.SlotAfterUpload, "slot-after-upload", false, "count a capsule against -parallel only when it is in whole")
-	bestShot := cli.Size(400 << 10)
-	flags.Var(&bestShot, "best-shot-size", "length of image_b64; 0 for the smallest")
-	flags.Var((*cli.Size)(&o.MaxCapsule), "max-capsule", "refuse larger capsules with 413; 0 for no limit")
-	singleUse := flags.Bool("single-use", true, "refuse a session token that was used before")
-	flags.BoolVar(&o.AcceptAny, "accept-any", false, "take any body that is no capsule for a good one: for load generators")
-	flags.StringVar(&o.KeysDir, "keys", "", "folder with jwt.key and jwt.pub (P-384), as API_KEYS_DIR; empty for a fresh pair")
-	flags.DurationVar(&o.TokenLife, "token-life", 900*time.Second, "how long a session token is good for")
-	flags.StringVar(&o.AccessToken, "access-token", "", "ask for this X-Forensic-Access-Token")
-	flags.Func("account", "an account, as `email:password`, that may log in for an access token, which is then asked for; may be repeated", func(text string) error {
+	flags.StringVar(&s.fault, "fault", "", "what goes wrong; see ozsandbox faults")
+	flags.DurationVar(&o.AnalysisTime, "analysis-time", 300*time.Millisecond, "duration of an analysis; the real one needs about 3s")
+	flags.IntVar(&o.Parallel, "parallel", 3, "number of capsules that are analyzed at once; 0 for any number")
+	flags.StringVar(&o.Overflow, "overflow", sandbox.OverflowQueue, "what happens to capsules beyond --parallel: queue or 503")
+	flags.BoolVar(&o.SlotAfterUpload, "slot-after-upload", false, "count a capsule against --parallel only once it is complete")
+	flags.Var(&s.bestShot, "best-shot-size", "length of image_b64; 0 for the smallest")
+	flags.Var((*sandbox.Size)(&o.MaxCapsule), "max-capsule", "refuse larger capsules with 413; 0 for no limit")
+	flags.BoolVar(&s.singleUse, "single-use", true, "refuse a session token that was used before")
+	flags.BoolVar(&o.AcceptAny, "accept-any", false, "accept any body that isn't a capsule as a good one: for load generators")
+	flags.StringVar(&o.KeysDir, "keys", "", "`folder` with jwt.key and jwt.pub (P-384), as API_KEYS_DIR; empty for a fresh pair")
+	flags.DurationVar(&o.TokenLife, "token-life", 900*time.Second, "lifetime of a session token")
+	flags.StringVar(&o.AccessToken, "access-token", "", "require this X-Forensic-Access-Token")
+	flags.Func("account", "`email:password` that may log in for an access token, which is then required; may be repeated", func(text string) error {
 		email, password, err := readAccount(text)
 		if o.Accounts == nil {
 			o.Accounts = map[string]string{}
@@ -61,42 +83,38 @@ func readSettings(args []string, stderr io.Writer) (settings, bool, error) {
 		o.Accounts[email] = password
 		return err
 	})
-	flags.DurationVar(&o.SessionLife, "access-token-life", 15*time.Minute, "how long an access token is good for")
-	sliding := flags.Bool("sliding", true, "count -access-token-life from the last use; otherwise from the log-in or refresh")
-	flags.Var((*cli.Size)(&o.MaxImage), "max-image", "refuse larger images to match; 0 for 10 MB")
+	flags.DurationVar(&o.SessionLife, "access-token-life", 15*time.Minute, "lifetime of an access token")
+	flags.BoolVar(&s.sliding, "sliding", true, "count --access-token-life from the last use; otherwise from the log-in or refresh")
+	flags.Var((*sandbox.Size)(&o.MaxImage), "max-image", "refuse larger images to match; 0 for 10 MB")
 	flags.BoolVar(&o.FewMediaFail, "few-media-fail", false, "answer fewer than two images to match with a FAILED folder instead of 400")
-	flags.Float64Var(&o.OperatorFrom, "operator-from", 0, "two photos that are at least so alike, and not enough for SUCCESS, are OPERATOR_REQUIRED; 0 for never")
-	hosts := flags.String("hosts", "", "serve these Host names only, separated by commas, as APP_ALLOWED_HOSTS")
+	flags.Float64Var(&o.OperatorFrom, "operator-from", 0, "likeness from which two photos, if not alike enough for SUCCESS, are OPERATOR_REQUIRED; 0 for never")
+	flags.StringSliceVar(&o.AllowedHosts, "hosts", nil, "serve these Host `names` only, as APP_ALLOWED_HOSTS")
 	flags.StringVar(&o.BasePath, "base-path", "", "put this before every path")
 	flags.BoolVar(&o.StrictSlash, "strict-slash", false, "serve only the guide's spelling of paths")
-	flags.BoolVar(&o.LegacyMessages, "legacy-messages", false, "the oldest error texts, which tell causes apart")
-	echo := flags.Bool("echo-meta", true, "echo the app's metadata in meta_data")
+	flags.BoolVar(&o.LegacyMessages, "legacy-messages", false, "use the oldest error texts, which distinguish causes")
+	flags.BoolVar(&s.echo, "echo-meta", true, "echo the app's metadata in meta_data")
+}
 
-	help, err := cli.Parse(flags, args, stderr)
-	if help || err != nil {
-		return s, help, err
-	}
-	o.BestShotSize, o.ReuseTokens, o.NoEcho, o.FixedExpiry = int64(bestShot), !*singleUse, !*echo, !*sliding
-	s.photos = strings.Split(*photos, ",")
-	if *hosts != "" {
-		o.AllowedHosts = strings.Split(*hosts, ",")
-	}
-	if o.Fault, err = sandbox.ParseFault(*fault); err != nil {
-		return s, false, err
+// check completes the options from the flags, and refuses what a sandbox must not do.
+func (s *settings) check() (err error) {
+	o := &s.options
+	o.BestShotSize, o.ReuseTokens, o.NoEcho, o.FixedExpiry = int64(s.bestShot), !s.singleUse, !s.echo, !s.sliding
+	if o.Fault, err = sandbox.ParseFault(s.fault); err != nil {
+		return err
 	}
 	for _, addr := range []string{s.oz, s.app} {
 		if addr != "" && !s.allowRemote && !loopback(addr) {
-			return s, false, fmt.Errorf("%s can be reached from other machines: give -allow-remote if that is what you want", addr)
+			return fmt.Errorf("%s can be reached from other machines (want a loopback address, or --allow-remote)", addr)
 		}
 	}
-	return s, false, nil
+	return nil
 }
 
-// readAccount splits at the first colon: there may be more in a password.
+// readAccount splits at the first colon: a password may have more of them.
 func readAccount(text string) (email, password string, err error) {
 	email, password, _ = strings.Cut(text, ":")
 	if email == "" || password == "" {
-		err = fmt.Errorf("want email:password")
+		err = errors.New("want email:password")
 	}
 	return email, password, err
 }
@@ -108,35 +126,31 @@ func loopback(addr string) bool {
 	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	set, help, err := readSettings(args, stderr)
-	if help || err != nil {
-		return err
+func (s *settings) run(ctx context.Context, stdout, stderr io.Writer) error {
+	if !s.quiet {
+		s.options.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	}
-	if !set.quiet {
-		set.options.Logger = slog.New(slog.NewTextHandler(stderr, nil))
-	}
-	s, err := sandbox.New(set.options)
+	oz, err := sandbox.New(s.options)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer oz.Close()
 
 	var all servers
-	defer all.stop(s)
-	addr, err := all.start(ctx, set.oz, s, s.Listener)
+	defer all.stop(oz)
+	addr, err := all.start(ctx, s.oz, oz, oz.Listener)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "sandbox of Oz Instant  http://%s%s\n", addr, set.options.BasePath)
-	if set.app != "" {
-		app := demo.New(demo.Options{Capture: capsuleMaker(s), SessionTokenPath: set.tokenPath, Photos: set.photo})
-		if addr, err = all.start(ctx, set.app, app, nil); err != nil {
+	fmt.Fprintf(stdout, "sandbox of Oz Instant  http://%s%s\n", addr, s.options.BasePath)
+	if s.app != "" {
+		app := demo.New(demo.Options{Capture: capsuleMaker(oz), SessionTokenPath: s.tokenPath, Photos: s.photo})
+		if addr, err = all.start(ctx, s.app, app, nil); err != nil {
 			return err
 		}
 		fmt.Fprintf(stdout, "demo app               http://%s/   (let people in through the gateway: asked directly, it has no decision to go by)\n", addr)
 	}
-	if f := set.options.Fault; f != (sandbox.Fault{}) {
+	if f := s.options.Fault; f != (sandbox.Fault{}) {
 		fmt.Fprintf(stdout, "fault                  %s\n", f)
 	}
 	select {
@@ -147,15 +161,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 }
 
-// photo is the profile photo of a user of the demo app.
-func (s settings) photo(_ context.Context, user string) ([]byte, bool) {
+// photo returns the profile photo of a user of the demo app.
+func (s *settings) photo(_ context.Context, user string) ([]byte, bool) {
 	if !slices.Contains(s.photos, user) {
 		return nil, false
 	}
 	return sandbox.Portrait(user, sandbox.DefaultPortraitSize), true
 }
 
-// capsuleMaker stands for the vendor's SDK. Besides outcomes it knows the kinds of damage.
+// capsuleMaker stands in for the vendor's SDK. Besides outcomes it knows the kinds of damage.
 func capsuleMaker(s *sandbox.Sandbox) func(context.Context, demo.Scene) ([]byte, error) {
 	return func(_ context.Context, scene demo.Scene) ([]byte, error) {
 		spec := sandbox.CapsuleSpec{

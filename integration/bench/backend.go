@@ -20,8 +20,8 @@ const (
 	foldersPath = sandbox.FoldersPath
 )
 
-// stage is what stands behind one gateway: Oz and the app. Both count, so that a run can be trusted.
-type stage struct {
+// backend is the upstreams of one gateway: Oz and the app. Both count, so that a run can be trusted.
+type backend struct {
 	oz              *sandbox.Sandbox
 	app             *app
 	ozAddr, appAddr string
@@ -29,24 +29,24 @@ type stage struct {
 	expected        int // capsules that were sent so far
 }
 
-func newStage(p peer, o sandbox.Options) (*stage, error) {
+func newBackend(p peer, o sandbox.Options) (*backend, error) {
 	// One capsule is sent many times, and a soak may take hours.
 	o.ReuseTokens, o.TokenLife, o.KeepReceipts = true, 30*24*time.Hour, 1
 	oz, err := sandbox.New(o)
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{oz: oz, app: &app{decided: p.decides}}
-	if s.ozAddr, err = s.serve(oz, oz.Listener); err != nil {
-		return nil, errors.Join(err, s.close())
+	b := &backend{oz: oz, app: &app{decided: p.decides}}
+	if b.ozAddr, err = b.serve(oz, oz.Listener); err != nil {
+		return nil, errors.Join(err, b.close())
 	}
-	if s.appAddr, err = s.serve(s.app, nil); err != nil {
-		return nil, errors.Join(err, s.close())
+	if b.appAddr, err = b.serve(b.app, nil); err != nil {
+		return nil, errors.Join(err, b.close())
 	}
-	return s, nil
+	return b, nil
 }
 
-func (s *stage) serve(h http.Handler, wrap func(net.Listener) net.Listener) (addr string, err error) {
+func (b *backend) serve(h http.Handler, wrap func(net.Listener) net.Listener) (addr string, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -55,43 +55,42 @@ func (s *stage) serve(h http.Handler, wrap func(net.Listener) net.Listener) (add
 	if wrap != nil {
 		l = wrap(l)
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: patience}
-	s.servers = append(s.servers, server)
+	server := &http.Server{Handler: h, ReadHeaderTimeout: timeLimit}
+	b.servers = append(b.servers, server)
 	go server.Serve(l) // ends with close; if it ended before, requests fail and say so
 	return addr, nil
 }
 
-func (s *stage) close() error {
-	s.oz.Close()
+func (b *backend) close() error {
+	b.oz.Close()
 	var errs []error
-	for _, server := range s.servers {
+	for _, server := range b.servers {
 		errs = append(errs, server.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// settle waits until Oz is done with everything that was sent, and makes sure that neither more nor less came about than was
-// meant.
-func (s *stage) settle(ctx context.Context, capsules int, capsuleSize int64) error {
-	s.expected += capsules
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// settle waits until Oz is done with everything that was sent, and makes sure that it got just those capsules.
+func (b *backend) settle(ctx context.Context, capsules int, capsuleSize int64) error {
+	b.expected += capsules
+	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
-	if err := s.oz.Await(ctx, func(st sandbox.Stats) bool { return st.Finished >= s.expected && st.Open == 0 }); err != nil {
+	if err := b.oz.Await(ctx, func(st sandbox.Stats) bool { return st.Finished >= b.expected && st.Open == 0 }); err != nil {
 		return fmt.Errorf("waiting for Oz to be done: %w", err)
 	}
-	st := s.oz.Stats()
+	st := b.oz.Stats()
 	switch {
-	case st.Finished != s.expected:
-		return fmt.Errorf("oz got %d capsules, want %d", st.Finished, s.expected)
-	case st.Bytes != int64(s.expected)*capsuleSize:
-		return fmt.Errorf("oz got %d bytes, want %d capsules of %d", st.Bytes, s.expected, capsuleSize)
-	case s.app.served.Load() != int64(s.expected):
-		return fmt.Errorf("the app got %d requests, want %d", s.app.served.Load(), s.expected)
+	case st.Finished != b.expected:
+		return fmt.Errorf("oz got %d capsules, want %d", st.Finished, b.expected)
+	case st.Bytes != int64(b.expected)*capsuleSize:
+		return fmt.Errorf("oz got %d bytes, want %d capsules of %d", st.Bytes, b.expected, capsuleSize)
+	case b.app.served.Load() != int64(b.expected):
+		return fmt.Errorf("the app got %d requests, want %d", b.app.served.Load(), b.expected)
 	}
 	return nil
 }
 
-// app is the one that exists already. It refuses a request that is not what its gateway has to make of a good capsule: so the
+// app stands in for the user's app. It refuses any request but the one that its gateway must make of a good capsule, so that the
 // client learns of it.
 type app struct {
 	decided bool

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -11,22 +10,48 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
-// workshop is what every command needs: a Caddy, a folder for all files, and somebody to tell how far it is.
-type workshop struct {
+// workspace is what every command needs: the Caddy to measure, a folder for its files, and where to report progress.
+type workspace struct {
 	binary   string
 	dir      string
 	progress io.Writer
 }
 
-func (w *workshop) binaryFlag(flags *flag.FlagSet) {
-	flags.StringVar(&w.binary, "caddy", "", "the Caddy to measure; default: one is built from this checkout")
+// measurement is one run of a command.
+type measurement interface {
+	check() error // of its flags
+	measure(ctx context.Context, stdout io.Writer) error
+}
+
+// command returns a command that prepares the workspace and then measures.
+func (w *workspace) command(name, short string, m measurement) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := m.check(); err != nil {
+				return err
+			}
+			w.progress = cmd.ErrOrStderr()
+			defer w.close()
+			if err := w.open(cmd.Context()); err != nil {
+				return err
+			}
+			return m.measure(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&w.binary, "caddy", "", "`file` of the Caddy to measure; default: one is built from this checkout")
+	return cmd
 }
 
 // open builds a Caddy if none was named. close is due also after an error.
-func (w *workshop) open(ctx context.Context) (err error) {
+func (w *workspace) open(ctx context.Context) (err error) {
 	if w.dir, err = os.MkdirTemp("", "oz-instant-bench"); err != nil {
 		return err
 	}
@@ -39,9 +64,9 @@ func (w *workshop) open(ctx context.Context) (err error) {
 	return caddybin.Build(ctx, w.binary, false)
 }
 
-func (w *workshop) close() { os.RemoveAll(w.dir) }
+func (w *workspace) close() { os.RemoveAll(w.dir) }
 
-// conditions are what figures were taken with.
+// conditions describes what figures were taken with.
 func conditions(binary string) string {
 	return fmt.Sprintf("Caddy %s, %s, %s/%s, %d CPUs",
 		caddyVersion(binary), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())

@@ -11,59 +11,59 @@ import (
 	"time"
 )
 
-// bytesPerMbit is what a link of one Mbit/s carries in a second.
+// bytesPerMbit is how much a link of one Mbit/s carries in a second.
 const bytesPerMbit = 1_000_000 / 8
 
-// newClient makes a connection for each capsule, as phones do.
+// newClient returns a client that makes a connection for each capsule, as phones do.
 func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, ExpectContinueTimeout: time.Hour}}
 }
 
-// order is a capsule to post, and how its client goes about it.
-type order struct {
+// upload is a capsule to post, and how its client sends it.
+type upload struct {
 	url     string
 	id      string // sent as X-Request-Id, which the gateway passes on to Oz and to the app; empty: none
 	capsule []byte
 	rate    int64 // of the client's link, in bytes a second; 0: no limit
 	expect  bool  // ask before sending the capsule
-	chunked bool  // do not tell its length
+	chunked bool  // do not announce its length
 
-	leaveAt    int64         // leave after so many bytes of the capsule; 0: no
-	leaveAfter time.Duration // leave so long after its last byte; 0: no
+	leaveAt    int64         // leave after this many bytes of the capsule; 0: no
+	leaveAfter time.Duration // leave this long after its last byte; 0: no
 }
 
-// attempt is how an order went.
-type attempt struct {
+// response says how an upload went.
+type response struct {
 	begun, ended time.Time
 	sent         int64 // bytes of the capsule that left the client
-	left         bool  // the client left, as ordered, before the answer was in
+	left         bool  // the client left, as it was told to, before the answer was in
 
 	status     int // 0: there was no answer
 	problem    bool
-	retryAfter time.Duration // 0: none was told
+	retryAfter time.Duration // 0: the answer had none
 	text       string
 	err        error
 }
 
 var errLeft = errors.New("the client left")
 
-func (o order) post(ctx context.Context, client *http.Client) (a attempt) {
+func (u upload) post(ctx context.Context, client *http.Client) (a response) {
 	a.begun = time.Now()
 	ctx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
-	body := &link{data: o.capsule, order: o, leave: func() { leave(errLeft) }}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.url, body)
+	body := &link{data: u.capsule, upload: u, leave: func() { leave(errLeft) }}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.url, body)
 	if err != nil {
-		return attempt{err: err}
+		return response{err: err}
 	}
-	if !o.chunked {
-		req.ContentLength = int64(len(o.capsule))
+	if !u.chunked {
+		req.ContentLength = int64(len(u.capsule))
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	if o.id != "" {
-		req.Header.Set("X-Request-Id", o.id)
+	if u.id != "" {
+		req.Header.Set("X-Request-Id", u.id)
 	}
-	if o.expect {
+	if u.expect {
 		req.Header.Set("Expect", "100-continue")
 	}
 	err = a.receive(client.Do(req))
@@ -75,7 +75,7 @@ func (o order) post(ctx context.Context, client *http.Client) (a attempt) {
 	return a
 }
 
-func (a *attempt) receive(resp *http.Response, err error) error {
+func (a *response) receive(resp *http.Response, err error) error {
 	if err != nil {
 		return err
 	}
@@ -93,45 +93,45 @@ func (a *attempt) receive(resp *http.Response, err error) error {
 	return nil
 }
 
-// link is a capsule on its way over a link of limited speed.
+// link is the body of a request on a link of limited speed.
 type link struct {
-	order order
-	data  []byte
-	leave func()
-	start time.Time
-	sent  atomic.Int64
+	upload upload
+	data   []byte
+	leave  func()
+	start  time.Time
+	sent   atomic.Int64
 }
 
-// linkPiece is how much goes over a limited link at a time.
+// linkPiece is how many bytes go over a limited link at a time.
 const linkPiece = 4 << 10
 
 func (l *link) Read(p []byte) (int, error) {
 	sent := l.sent.Load()
-	if l.order.leaveAt > 0 && sent >= l.order.leaveAt {
+	if l.upload.leaveAt > 0 && sent >= l.upload.leaveAt {
 		l.leave()
 		return 0, errLeft
 	}
 	if int(sent) == len(l.data) {
 		return 0, io.EOF
 	}
-	if l.order.rate > 0 {
+	if l.upload.rate > 0 {
 		p = p[:min(len(p), linkPiece)]
 		l.pace(sent)
 	}
 	n := copy(p, l.data[sent:])
 	l.sent.Add(int64(n))
-	if int(sent)+n == len(l.data) && l.order.leaveAfter > 0 {
-		time.AfterFunc(l.order.leaveAfter, l.leave)
+	if int(sent)+n == len(l.data) && l.upload.leaveAfter > 0 {
+		time.AfterFunc(l.upload.leaveAfter, l.leave)
 	}
 	return n, nil
 }
 
-// pace waits until so much could have gone over the link.
+// pace waits until the link could have carried that many bytes.
 func (l *link) pace(sent int64) {
 	if l.start.IsZero() {
 		l.start = time.Now()
 	}
-	time.Sleep(time.Until(l.start.Add(time.Duration(sent) * time.Second / time.Duration(l.order.rate))))
+	time.Sleep(time.Until(l.start.Add(time.Duration(sent) * time.Second / time.Duration(l.upload.rate))))
 }
 
 // Close has nothing to close: the capsule may still be read from, by a connection that is about to end.

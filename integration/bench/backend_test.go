@@ -50,7 +50,7 @@ func TestAppLooksAtWhatItGets(t *testing.T) {
 
 // What the counters do not bear out is no run, although every client was happy.
 func TestSettleCounts(t *testing.T) {
-	s, err := newStage(ozInstant, sandbox.Options{})
+	s, err := newBackend(ozInstant, sandbox.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,9 +38,9 @@ func startReceiver(t *testing.T, status int) (url string, got chan received) {
 	return server.URL, got
 }
 
-func TestOrder(t *testing.T) {
+func TestUpload(t *testing.T) {
 	url, got := startReceiver(t, http.StatusServiceUnavailable)
-	o := order{url: url, capsule: make([]byte, 100_000), rate: 400_000, chunked: true}
+	o := upload{url: url, capsule: make([]byte, 100_000), rate: 400_000, chunked: true}
 	a := o.post(t.Context(), newClient())
 	if r := <-got; r.err != nil || r.bytes != 100_000 || r.took < 200*time.Millisecond {
 		t.Errorf("the server got %d bytes in %v: %v", r.bytes, r.took, r.err)
@@ -51,9 +51,9 @@ func TestOrder(t *testing.T) {
 }
 
 // A client that leaves while it sends has sent some, and one that leaves afterwards has sent all.
-func TestOrderToLeave(t *testing.T) {
+func TestUploadToLeave(t *testing.T) {
 	url, got := startReceiver(t, http.StatusOK)
-	o := order{url: url, capsule: make([]byte, 1_000_000), leaveAt: 300_000}
+	o := upload{url: url, capsule: make([]byte, 1_000_000), leaveAt: 300_000}
 	a := o.post(t.Context(), newClient())
 	if r := <-got; r.err == nil || r.bytes >= 1_000_000 {
 		t.Errorf("the server got %d bytes: %v", r.bytes, r.err)
@@ -70,7 +70,7 @@ func TestOrderToLeave(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(block) })
-	o = order{url: server.URL, capsule: make([]byte, 1000), leaveAfter: 10 * time.Millisecond}
+	o = upload{url: server.URL, capsule: make([]byte, 1000), leaveAfter: 10 * time.Millisecond}
 	a = o.post(t.Context(), newClient())
 	if r := <-got; r.err != nil || r.bytes != 1000 {
 		t.Errorf("the server got %d bytes: %v", r.bytes, r.err)
@@ -81,24 +81,24 @@ func TestOrderToLeave(t *testing.T) {
 }
 
 // A connection that breaks is no client that left.
-func TestOrderCutOff(t *testing.T) {
+func TestUploadCutOff(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
 	t.Cleanup(server.Close)
-	a := order{url: server.URL, capsule: []byte("x"), leaveAfter: time.Hour}.post(t.Context(), newClient())
+	a := upload{url: server.URL, capsule: []byte("x"), leaveAfter: time.Hour}.post(t.Context(), newClient())
 	if a.left || a.err == nil || errors.Is(a.err, errLeft) {
 		t.Errorf("got %+v", a)
 	}
 }
 
 // Who asks before sending has sent nothing when it is refused.
-func TestOrderExpects(t *testing.T) {
+func TestUploadExpects(t *testing.T) {
 	var asked atomic.Value
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Store(r.Header.Get("Expect"))
 		w.WriteHeader(http.StatusTeapot)
 	}))
 	t.Cleanup(server.Close)
-	a := order{url: server.URL, capsule: bytes.Repeat([]byte("x"), 100_000), expect: true}.post(t.Context(), newClient())
+	a := upload{url: server.URL, capsule: bytes.Repeat([]byte("x"), 100_000), expect: true}.post(t.Context(), newClient())
 	if a.sent != 0 || a.status != http.StatusTeapot || asked.Load() != "100-continue" {
 		t.Errorf("asked %v, got %+v", asked.Load(), a)
 	}

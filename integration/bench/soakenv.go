@@ -23,19 +23,19 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// world is a gateway between many clients and several instances of Oz, all of which misbehave.
-type world struct {
-	gateway   *gateway
-	instances []*instance
-	ledger    *ledger
-	app       *http.Server
-	trouble   troubles
+// soakEnv is a gateway between many clients and several instances of Oz. Both sides misbehave.
+type soakEnv struct {
+	gateway    *gateway
+	instances  []*instance
+	accounting *accounting
+	app        *http.Server
+	faults     faultCounts
 }
 
-// troubles are counted for the reader.
-type troubles struct{ reloads, faults, deaths, resets atomic.Int64 }
+// faultCounts counts for the reader what went wrong.
+type faultCounts struct{ reloads, faults, deaths, resets atomic.Int64 }
 
-func (t *troubles) String() string {
+func (t *faultCounts) String() string {
 	return fmt.Sprintf("%d reloads, %d faults and %d deaths of instances, %d connections reset before Caddy took them",
 		t.reloads.Load(), t.faults.Load(), t.deaths.Load(), t.resets.Load())
 }
@@ -48,10 +48,10 @@ const (
 	soakSlots     = instances * slotsEach
 	manyReceipts  = 10_000_000
 	uploadTimeout = 10 * time.Second
-	refusedPause  = 250 * time.Millisecond // at most: who is refused does not come back at once
+	refusedPause  = 250 * time.Millisecond // at most, before a refused client sends its next capsule
 )
 
-func newWorld(ctx context.Context, binary, dir string) (w *world, err error) {
+func newSoakEnv(ctx context.Context, binary, dir string) (e *soakEnv, err error) {
 	keys, err := os.MkdirTemp(dir, "keys")
 	if err == nil {
 		err = writeKeys(keys)
@@ -59,10 +59,10 @@ func newWorld(ctx context.Context, binary, dir string) (w *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w = &world{ledger: newLedger()}
+	e = &soakEnv{accounting: newAccounting()}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.close())
+			err = errors.Join(err, e.close())
 		}
 	}()
 	var addresses []string
@@ -71,26 +71,22 @@ func newWorld(ctx context.Context, binary, dir string) (w *world, err error) {
 		if err != nil {
 			return nil, err
 		}
-		w.instances = append(w.instances, i)
+		e.instances = append(e.instances, i)
 		addresses = append(addresses, "http://"+i.addr)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	w.app = &http.Server{Handler: w.ledger, ReadHeaderTimeout: patience}
-	go w.app.Serve(listener) // ends with close
-	w.gateway, err = startGateway(ctx, binary, dir, peer{name: ozInstant.name, caddyfile: soakCaddyfile(0)}, strings.Join(addresses, " "), listener.Addr().String())
-	return w, err
+	e.app = &http.Server{Handler: e.accounting, ReadHeaderTimeout: timeLimit}
+	go e.app.Serve(listener) // ends with close
+	e.gateway, err = startGateway(ctx, binary, dir, soakPeer(0), strings.Join(addresses, " "), listener.Addr().String())
+	return e, err
 }
 
-// soakCaddyfile is the n-th configuration: each one is new to Caddy.
-func soakCaddyfile(n int64) string {
-	return fmt.Sprintf(`{
-	admin {$ADMIN}
-}
-
-{$SITE} {
+// soakPeer returns the n-th configuration: each one is new to Caddy.
+func soakPeer(n int64) peer {
+	return peer{name: ozInstant.name, decides: true, directives: fmt.Sprintf(`
 	log
 	vars reload %d
 	oz_instant `+verifyPath+` {$OZ} {
@@ -111,9 +107,7 @@ func soakCaddyfile(n int64) string {
 		transport http {
 			keepalive 1s
 		}
-	}
-}
-`, n, uploadTimeout, soakTimeout, soakSlots, 2*soakSlots)
+	}`, n, uploadTimeout, soakTimeout, soakSlots, 2*soakSlots)}
 }
 
 func writeKeys(dir string) error {
@@ -134,22 +128,22 @@ func writeKeys(dir string) error {
 		os.WriteFile(filepath.Join(dir, "jwt.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o600))
 }
 
-func (w *world) close() error {
+func (e *soakEnv) close() error {
 	var errs []error
-	for _, i := range w.instances {
+	for _, i := range e.instances {
 		errs = append(errs, i.die())
 		i.oz.Close()
 	}
-	if w.gateway != nil {
-		errs = append(errs, w.gateway.stop())
+	if e.gateway != nil {
+		errs = append(errs, e.gateway.stop())
 	}
-	if w.app != nil {
-		errs = append(errs, w.app.Close())
+	if e.app != nil {
+		errs = append(errs, e.app.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// instance is an Oz that dies and comes back at the same address. It remembers what it has judged.
+// instance is an Oz that dies and comes back at the same address. It remembers what it received.
 type instance struct {
 	oz     *sandbox.Sandbox
 	addr   string
@@ -175,12 +169,12 @@ func (i *instance) live() error {
 	if err != nil {
 		return err
 	}
-	i.server = &http.Server{Handler: i.oz, ReadHeaderTimeout: patience}
+	i.server = &http.Server{Handler: i.oz, ReadHeaderTimeout: timeLimit}
 	go i.server.Serve(i.oz.Listener(l)) // ends with die
 	return nil
 }
 
-// die cuts all connections.
+// die ends the server and cuts all connections.
 func (i *instance) die() error {
 	if i.server == nil {
 		return nil
@@ -190,7 +184,7 @@ func (i *instance) die() error {
 	return server.Close()
 }
 
-// soakFaults are what goes wrong with an instance: it refuses, breaks off, is slow, lies or talks nonsense.
+// soakFaults are what goes wrong with an instance: it refuses, breaks off, is slow, lies or sends nonsense.
 var soakFaults = []string{
 	"close", "close-accept", "reset", "reset-body:100000", "cut", "cut-chunked", "truncated", "hang", "hang-reading", "slow-reading",
 	"drip:1ms,bytes=100", "status:500", "status:503", "status:429", "status:401", "html:502", "gzip", "early", "chunked", "1xx", "trailers",
@@ -198,19 +192,19 @@ var soakFaults = []string{
 	"evil-headers", "big:3MiB", "depth",
 }
 
-// keepFailing has one instance after the other fail or die for a while, and now and then all of them.
-func (w *world) keepFailing(ctx context.Context, r *rand.Rand) error {
+// keepFailing makes one instance after the other fail or die for a while, and now and then all of them.
+func (e *soakEnv) keepFailing(ctx context.Context, r *rand.Rand) error {
 	for pause(ctx, r, time.Second) {
-		victims := w.instances
+		victims := e.instances
 		if r.IntN(10) > 0 {
 			n := r.IntN(len(victims))
 			victims = victims[n : n+1]
 		}
 		var err error
 		if r.IntN(3) == 0 {
-			err = w.kill(ctx, r, victims)
+			err = e.kill(ctx, r, victims)
 		} else {
-			err = w.spoil(ctx, r, victims)
+			err = e.spoil(ctx, r, victims)
 		}
 		if err != nil {
 			return err
@@ -219,10 +213,10 @@ func (w *world) keepFailing(ctx context.Context, r *rand.Rand) error {
 	return nil
 }
 
-func (w *world) kill(ctx context.Context, r *rand.Rand, victims []*instance) error {
+func (e *soakEnv) kill(ctx context.Context, r *rand.Rand, victims []*instance) error {
 	var errs []error
 	for _, i := range victims {
-		w.trouble.deaths.Add(1)
+		e.faults.deaths.Add(1)
 		errs = append(errs, i.die())
 	}
 	pause(ctx, r, 2*time.Second)
@@ -232,13 +226,13 @@ func (w *world) kill(ctx context.Context, r *rand.Rand, victims []*instance) err
 	return errors.Join(errs...)
 }
 
-func (w *world) spoil(ctx context.Context, r *rand.Rand, victims []*instance) error {
+func (e *soakEnv) spoil(ctx context.Context, r *rand.Rand, victims []*instance) error {
 	fault, err := sandbox.ParseFault(soakFaults[r.IntN(len(soakFaults))])
 	if err != nil {
 		return err
 	}
 	for _, i := range victims {
-		w.trouble.faults.Add(1)
+		e.faults.faults.Add(1)
 		i.oz.SetFault(fault)
 	}
 	pause(ctx, r, 2*time.Second)
@@ -248,18 +242,18 @@ func (w *world) spoil(ctx context.Context, r *rand.Rand, victims []*instance) er
 	return nil
 }
 
-func (w *world) keepReloading(ctx context.Context) error {
+func (e *soakEnv) keepReloading(ctx context.Context) error {
 	r := rand.New(rand.NewPCG(0, 0))
 	for pause(ctx, r, 2*time.Second) {
-		n := w.trouble.reloads.Add(1)
-		if err := w.gateway.reload(context.WithoutCancel(ctx), soakCaddyfile(n)); err != nil {
+		n := e.faults.reloads.Add(1)
+		if err := e.gateway.reload(context.WithoutCancel(ctx), soakPeer(n).caddyfile()); err != nil {
 			return fmt.Errorf("reload %d: %w", n, err)
 		}
 	}
 	return nil
 }
 
-// pause is at most so long. It reports whether there is more to do.
+// pause waits for a random time of at most that long. It reports whether ctx still has work to do.
 func pause(ctx context.Context, r *rand.Rand, most time.Duration) bool {
 	select {
 	case <-ctx.Done():
@@ -269,8 +263,8 @@ func pause(ctx context.Context, r *rand.Rand, most time.Duration) bool {
 	}
 }
 
-// sendFor has clients send one capsule after the other, until the time is over and the last answers are in.
-func (w *world) sendFor(ctx context.Context, length time.Duration, clients int, r *rand.Rand) {
+// sendFor makes clients send one capsule after the other. It returns when the time is over and the last answers are in.
+func (e *soakEnv) sendFor(ctx context.Context, length time.Duration, clients int, r *rand.Rand) {
 	end := time.Now().Add(length)
 	client := newClient()
 	var all sync.WaitGroup
@@ -278,10 +272,10 @@ func (w *world) sendFor(ctx context.Context, length time.Duration, clients int, 
 		mine := rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
 		all.Go(func() {
 			for time.Now().Before(end) && ctx.Err() == nil {
-				o, outcome := w.order(mine)
-				w.ledger.sending(o.id, outcome)
-				a := w.post(ctx, client, o)
-				w.ledger.sent(o.id, a)
+				u, outcome := e.upload(mine)
+				e.accounting.sending(u.id, outcome)
+				a := e.post(ctx, client, u)
+				e.accounting.sent(u.id, a)
 				if a.problem {
 					pause(ctx, mine, refusedPause)
 				}
@@ -291,25 +285,25 @@ func (w *world) sendFor(ctx context.Context, length time.Duration, clients int, 
 	all.Wait()
 }
 
-// post tries again where a connection breaks before anybody has accepted it: when Caddy is reloaded it closes a socket with
-// whatever connections wait there. One that was accepted is in the access log, which must not have a second one of this capsule.
-func (w *world) post(ctx context.Context, client *http.Client, o order) (a attempt) {
+// post tries again after a connection that broke before Caddy accepted it: a reload closes a listening socket together with the
+// connections that wait there. An accepted one is in the access log, which must not hold a second request with this capsule.
+func (e *soakEnv) post(ctx context.Context, client *http.Client, u upload) (a response) {
 	for range 20 {
-		if a = o.post(ctx, client); a.err == nil || a.left {
+		if a = u.post(ctx, client); a.err == nil || a.left {
 			return a
 		}
-		w.trouble.resets.Add(1)
+		e.faults.resets.Add(1)
 	}
 	return a
 }
 
-var lastOrder atomic.Int64
+var lastUpload atomic.Int64
 
-// order is a capsule like no other, from a client like many.
-func (w *world) order(r *rand.Rand) (o order, outcome string) {
-	o.url = "http://" + w.gateway.addr + verifyPath
-	o.id = "soak-" + strconv.FormatInt(lastOrder.Add(1), 10)
-	spec := sandbox.CapsuleSpec{Meta: map[string]string{"transaction_id": o.id}, PayloadSize: 8 << (10 + r.IntN(9))} // 8 KiB to 2 MiB
+// upload returns a unique capsule, and how a client of random temper sends it.
+func (e *soakEnv) upload(r *rand.Rand) (u upload, outcome string) {
+	u.url = e.gateway.url + verifyPath
+	u.id = "soak-" + strconv.FormatInt(lastUpload.Add(1), 10)
+	spec := sandbox.CapsuleSpec{Meta: map[string]string{"transaction_id": u.id}, PayloadSize: 8 << (10 + r.IntN(9))} // 8 KiB to 2 MiB
 	switch r.IntN(10) {
 	case 0:
 		spec.Outcome = sandbox.Declined
@@ -322,16 +316,16 @@ func (w *world) order(r *rand.Rand) (o order, outcome string) {
 	default:
 		spec.Outcome = sandbox.Success
 	}
-	o.capsule = w.instances[0].oz.Capsule(spec)
-	o.chunked = r.IntN(4) == 0
+	u.capsule = e.instances[0].oz.Capsule(spec)
+	u.chunked = r.IntN(4) == 0
 	if r.IntN(3) == 0 {
-		o.rate = int64(2+r.IntN(20)) * bytesPerMbit
+		u.rate = int64(2+r.IntN(20)) * bytesPerMbit
 	}
 	switch r.IntN(10) {
 	case 0:
-		o.leaveAt = 1 + r.Int64N(int64(len(o.capsule)))
+		u.leaveAt = 1 + r.Int64N(int64(len(u.capsule)))
 	case 1:
-		o.leaveAfter = time.Duration(1 + r.Int64N(int64(2*soakAnalysis)))
+		u.leaveAfter = time.Duration(1 + r.Int64N(int64(2*soakAnalysis)))
 	}
-	return o, spec.Outcome
+	return u, spec.Outcome
 }
