@@ -8,10 +8,12 @@ package integration_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
@@ -21,7 +23,21 @@ import (
 var caddyBinary string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	runMoreAtOnce()
 	os.Exit(runTests(m))
+}
+
+// testsAtOnce is how many parallel tests run at once. Go takes the number of CPUs, but most tests here wait for a clock.
+const testsAtOnce = 8
+
+// runMoreAtOnce sets -parallel, unless the command line does. With the race detector tests need all of the CPU that they can get.
+func runMoreAtOnce() {
+	given := raceEnabled
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(testsAtOnce))
+	}
 }
 
 // runTests is TestMain with room for defer.

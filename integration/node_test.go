@@ -12,12 +12,13 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// nodeClient posts a body of so many bytes, by fetch over HTTP/1.1 or by node:http2, and prints what came of it as JSON.
+// nodeClient posts a body of so many bytes a number of times, by fetch over HTTP/1.1 or by node:http2, and prints what came of each
+// as a line of JSON.
 const nodeClient = `
-const [url, size, type, length, ca] = process.argv.slice(1);
+const [times, url, size, type, length, ca] = process.argv.slice(1);
 const body = Buffer.alloc(Number(size), 'x');
-const done = (status, text) => console.log(JSON.stringify({status, text}));
-const failed = error => { console.log(JSON.stringify({error: String(error), cause: String(error.cause)})); process.exit(0); };
+const print = result => console.log(JSON.stringify(result));
+const failed = error => print({error: String(error), cause: String(error.cause)});
 
 async function overHTTP1() {
   const pieces = async function* () { for (let i = 0; i < body.length; i += 65536) yield body.subarray(i, i + 65536); };
@@ -25,14 +26,14 @@ async function overHTTP1() {
     method: 'POST', headers: {'Content-Type': type}, duplex: 'half',
     body: length === 'known' ? body : ReadableStream.from(pieces()),
   });
-  done(answer.status, await answer.text());
+  print({status: answer.status, text: await answer.text()});
 }
 
-function overHTTP2() {
+const overHTTP2 = () => new Promise((resolve, reject) => {
   const session = require('node:http2').connect(url, {
     ca: require('node:fs').readFileSync(ca), servername: 'localhost', maxSessionMemory: 1000, // MB; it holds the whole body
   });
-  session.on('error', failed);
+  session.on('error', reject);
   const headers = {':method': 'POST', ':path': new URL(url).pathname, 'content-type': type};
   if (length === 'known') headers['content-length'] = body.length;
   const stream = session.request(headers);
@@ -40,16 +41,19 @@ function overHTTP2() {
   stream.setEncoding('utf8');
   stream.on('response', answer => { status = answer[':status']; });
   stream.on('data', data => { text += data; });
-  stream.on('error', error => { if (!status) failed(error); });
-  stream.on('end', () => { done(status, text); process.exit(0); }); // of the answer: what is unsent does not matter
+  stream.on('error', error => { if (!status) reject(error); });
+  stream.on('end', () => { print({status, text}); session.destroy(); resolve(); }); // of the answer: what is unsent does not matter
   stream.end(body);
-}
+});
 
-if (ca) overHTTP2(); else overHTTP1().catch(failed);
+(async () => {
+  for (let i = 0; i < Number(times); i++) await (ca ? overHTTP2() : overHTTP1()).catch(failed);
+  process.exit(0);
+})();
 `
 
-// node runs the client and returns what it printed.
-func node(t testing.TB, args ...string) gjson.Result {
+// node runs the client and returns the lines that it printed.
+func node(t testing.TB, args ...string) []gjson.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -59,10 +63,14 @@ func node(t testing.TB, args ...string) gjson.Result {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("node: %v\n%s", err, stderr.String())
 	}
-	if !gjson.ValidBytes(stdout.Bytes()) {
-		t.Fatalf("node printed %q\n%s", stdout.String(), stderr.String())
+	var results []gjson.Result
+	for line := range strings.Lines(stdout.String()) {
+		if !gjson.Valid(line) {
+			t.Fatalf("node printed %q\n%s", line, stderr.String())
+		}
+		results = append(results, gjson.Parse(line))
 	}
-	return gjson.ParseBytes(stdout.Bytes())
+	return results
 }
 
 // TestNodeSeesRefusals promises that a client that sends megabytes sees the refusal and not a broken connection, also when it is
@@ -92,12 +100,15 @@ func TestNodeSeesRefusals(t *testing.T) {
 			for _, length := range []string{"known", "unknown"} {
 				t.Run(strings.Join([]string{test.name, proto, length}, " "), func(t *testing.T) {
 					x.oz.fault(t, map[bool]string{true: "early:400"}[test.problem == "container"])
-					args := []string{"http://" + x.HTTP + "/verify", test.size, test.kind, length}
+					args := []string{"3", "http://" + x.HTTP + "/verify", test.size, test.kind, length}
 					if proto == "h2" {
-						args = []string{"https://" + x.HTTPS + "/verify", test.size, test.kind, length, x.cert.certFile}
+						args = []string{"3", "https://" + x.HTTPS + "/verify", test.size, test.kind, length, x.cert.certFile}
 					}
-					for range 3 {
-						got := node(t, args...)
+					results := node(t, args...)
+					if len(results) != 3 {
+						t.Errorf("node saw %d answers, want 3", len(results))
+					}
+					for _, got := range results {
 						if got.Get("status").Int() != test.status || !strings.HasSuffix(gjson.Get(got.Get("text").Str, "type").Str, ":"+test.problem) {
 							t.Errorf("node saw %s", got)
 						}

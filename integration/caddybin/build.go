@@ -62,14 +62,16 @@ func Build(ctx context.Context, out string, race bool) error {
 	if err != nil {
 		return err
 	}
-	// Version control is left out of it: a stamp is of no use here, and asking for one fails in a checkout that belongs to
-	// another user. The paths are trimmed as xcaddy does it: so the two share their compiled packages.
-	args := []string{"build", "-buildvcs=false", "-trimpath", "-tags", tags, "-overlay", overlay, "-o", out}
+	// A stamp of version control is useless here, and asking for one fails in a checkout that belongs to another user. All else is
+	// as xcaddy has it, so that both share their compiled packages: a tag, a path or cgo that differs compiles most of Caddy anew.
+	args := []string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-w -s", "-tags", tags, "-overlay", overlay, "-o", out}
+	env := append(os.Environ(), "CGO_ENABLED=0")
 	if race {
 		args = append(args, "-race")
+		env = append(env, "CGO_ENABLED=1") // the race detector needs it
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, target)...)
-	cmd.Dir = root
+	cmd.Dir, cmd.Env = root, env
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building Caddy with the module: %w\n%s", err, bytes.TrimSpace(text))
 	}
