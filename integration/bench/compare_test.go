@@ -59,7 +59,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) error
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	args := []string{
-		"--caddy", caddy(t), "--rounds", "2", "--capsules", "30", "--clients", "2",
+		"--caddy", caddy(t), "--rounds", "1", "--capsules", "30", "--clients", "2",
 		"--memory-rounds", "1", "--memory-capsules", "8", "--memory-clients", "4", "--memory-size", "1MiB",
 	}
 	var stdout, stderr strings.Builder
