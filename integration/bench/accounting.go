@@ -79,8 +79,8 @@ type totals struct {
 	wrong         []string // decisions that belong to another capsule
 }
 
-// totals adds up. By the id of a capsule, taken counts how often the gateway took it from a client, and judged how often Oz got it.
-func (a *accounting) totals(taken, judged map[string]int) (t totals) {
+// totals adds up. By the id of a capsule, taken counts how often the gateway took it from a client, and analyzed how often Oz got it.
+func (a *accounting) totals(taken, analyzed map[string]int) (t totals) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	t.refusals = map[string]int{}
@@ -88,7 +88,7 @@ func (a *accounting) totals(taken, judged map[string]int) (t totals) {
 	for id, e := range a.records {
 		t.sent++
 		t.enter(id, e, taken[id])
-		if n := judged[id]; n > 1 || len(e.delivered) > 1 {
+		if n := analyzed[id]; n > 1 || len(e.delivered) > 1 {
 			t.duplicates = append(t.duplicates, fmt.Sprintf("%s: came to Oz %d times, to the app %d times", id, n, len(e.delivered)))
 		}
 		for _, told := range e.delivered {
@@ -162,7 +162,7 @@ func counts(m map[string]int) string {
 
 // totals is called after the last answer, when no capsule is in progress any more.
 func (e *soakEnv) totals() (t totals, err error) {
-	taken, judged := map[string]int{}, map[string]int{}
+	taken, analyzed := map[string]int{}, map[string]int{}
 	lines, err := e.gateway.logged(accessMessage)
 	if err != nil {
 		return t, err
@@ -172,8 +172,8 @@ func (e *soakEnv) totals() (t totals, err error) {
 	}
 	for _, i := range e.instances {
 		for _, r := range i.oz.Received() {
-			judged[r.Header.Get("X-Request-Id")]++
+			analyzed[r.Header.Get("X-Request-Id")]++
 		}
 	}
-	return e.accounting.totals(taken, judged), nil
+	return e.accounting.totals(taken, analyzed), nil
 }

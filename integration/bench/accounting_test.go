@@ -27,11 +27,11 @@ func TestAccounting(t *testing.T) {
 	problem := response{status: 503, problem: true, text: `{"type":"urn:oz-instant:problem:overloaded"}`}
 	for _, c := range []struct {
 		name    string
-		mistake func(t *testing.T, l *accounting, taken, judged map[string]int)
+		mistake func(t *testing.T, l *accounting, taken, analyzed map[string]int)
 		want    string // of the error; empty: none
 	}{
 		{"none", func(*testing.T, *accounting, map[string]int, map[string]int) {}, ""},
-		{"judged twice", func(_ *testing.T, _ *accounting, _, judged map[string]int) { judged["a"] = 2 }, "duplicate: a: came to Oz 2 times, to the app 1 times"},
+		{"analyzed twice", func(_ *testing.T, _ *accounting, _, analyzed map[string]int) { analyzed["a"] = 2 }, "duplicate: a: came to Oz 2 times, to the app 1 times"},
 		{"delivered on twice", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "a", "a", success) }, "duplicate: a: came to Oz 1 times, to the app 2 times"},
 		{"delivered on twice, gone", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "gone", "gone", success) }, "duplicate: gone"},
 		{"cut off", func(_ *testing.T, l *accounting, _, _ map[string]int) {
@@ -52,10 +52,10 @@ func TestAccounting(t *testing.T) {
 		}, "lost: a"},
 		{"wrong SUCCESS", func(_ *testing.T, l *accounting, _, _ map[string]int) { l.records["a"].outcome = declined }, `wrong: a: the app was told "a SUCCESS"`},
 		{"SUCCESS of a garbled capsule", func(_ *testing.T, l *accounting, _, _ map[string]int) { l.records["a"].outcome = "" }, `wrong: a: the app was told "a SUCCESS"`},
-		{"another's folder", func(t *testing.T, l *accounting, _, judged map[string]int) {
+		{"another's folder", func(t *testing.T, l *accounting, _, analyzed map[string]int) {
 			l.sending("b", success)
 			l.sent("b", response{status: 200, text: l.hand(t, "b", "a", success)})
-			judged["b"] = 1
+			analyzed["b"] = 1
 		}, `wrong: b: the app was told "a SUCCESS"`},
 		{"undecided", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "a", "a", "") }, `wrong: a: decision ""`},
 		{"from nowhere", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "c", "c", success) }, `wrong: c: decision "SUCCESS"`},
@@ -70,9 +70,9 @@ func TestAccounting(t *testing.T) {
 			l.sending("gone", success)
 			l.hand(t, "gone", "gone", success)
 			l.sent("gone", response{left: true, err: errLeft})
-			taken, judged := map[string]int{"a": 1, "refused": 1, "gone": 1}, map[string]int{"a": 1, "gone": 1}
-			c.mistake(t, l, taken, judged)
-			b := l.totals(taken, judged)
+			taken, analyzed := map[string]int{"a": 1, "refused": 1, "gone": 1}, map[string]int{"a": 1, "gone": 1}
+			c.mistake(t, l, taken, analyzed)
+			b := l.totals(taken, analyzed)
 			err := b.err()
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("got %v, want %s", err, c.want)

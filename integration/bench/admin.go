@@ -61,7 +61,7 @@ func (g *gateway) callAdmin(ctx context.Context, method, path, body string) (str
 	return string(text), err
 }
 
-// logLine is what the gateway logs about one capsule: the module when it is judged or refused for lack of capacity, and the access
+// logLine is what the gateway logs about one capsule: the module when it is decided or refused for lack of capacity, and the access
 // log when it is answered.
 type logLine struct {
 	Message string  `json:"msg"`
@@ -72,8 +72,8 @@ type logLine struct {
 }
 
 const (
-	judgedMessage = "capsule decided"
-	accessMessage = "handled request"
+	decidedMessage = "capsule decided"
+	accessMessage  = "handled request"
 )
 
 // logged returns the gateway's log lines with this message.

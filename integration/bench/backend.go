@@ -127,7 +127,7 @@ func (a *app) check(r *http.Request, body string) error {
 	case strings.Contains(body, "image_b64"):
 		return errors.New("the best shot is still there")
 	case !json.Valid([]byte(body)) || !strings.Contains(body, "folder_id"):
-		return errors.New("the body is no folder")
+		return errors.New("the body isn't a folder")
 	}
 	return nil
 }

@@ -249,7 +249,7 @@ func (a response) promise() error {
 
 // readWaits reads how long capsules waited, also those that waited in vain.
 func (r *result) readWaits(g *gateway) error {
-	lines, err := g.logged(judgedMessage)
+	lines, err := g.logged(decidedMessage)
 	if err != nil {
 		return err
 	}
@@ -341,8 +341,8 @@ func (c *capacityRun) print(out io.Writer, results []*result) {
 		100*busyGoal, yesNo(shortfall(results) == nil))
 }
 
-// shortfall returns what misses a goal. Slow links have none: they are there to be compared. Beside hostile uploads nobody can tell
-// when a slot becomes free, so that Retry-After has none.
+// shortfall returns what misses a goal. Slow links have none: they are there to be compared. Beside hostile uploads Retry-After has
+// none, as the gateway cannot know when a slot becomes free.
 func shortfall(results []*result) error {
 	var errs []error
 	for _, r := range results {

@@ -134,11 +134,11 @@ func (g *gateway) lastLines(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// Ports are taken from below the range that the kernel deals out by itself (from 32768 on Linux): no connection can sit on one
+// Ports are taken from below the range that the kernel assigns by itself (from 32768 on Linux): no connection can occupy one
 // between its choice and its use.
 const firstPort, lastPort = 12000, 31999
 
-// freeAddress returns an address of this machine that nobody listens on.
+// freeAddress returns a free address of this machine.
 func freeAddress() (string, error) {
 	for range 200 {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))

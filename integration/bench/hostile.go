@@ -74,7 +74,7 @@ func (a attackers) start(ctx context.Context, n int) (wait func()) {
 }
 
 // upload sends what its kind sends, and returns when the gateway answers or closes the connection. A connection that breaks is
-// an upload that has ended: it is no error.
+// an upload that has ended, and not an error.
 func (a attackers) upload(ctx context.Context, sent func()) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", a.addr)

@@ -69,14 +69,14 @@ func (s *soakRun) run(ctx context.Context, e *soakEnv) (left growth, err error) 
 		return left, err
 	}
 
-	troubled, calm := context.WithCancel(ctx)
-	var trouble sync.WaitGroup
+	faulty, calm := context.WithCancel(ctx)
+	var faults sync.WaitGroup
 	var reloadErr, instanceErr error
-	trouble.Go(func() { reloadErr = e.keepReloading(troubled) })
-	trouble.Go(func() { instanceErr = e.keepFailing(troubled, s.rand(1)) })
+	faults.Go(func() { reloadErr = e.keepReloading(faulty) })
+	faults.Go(func() { instanceErr = e.keepFailing(faulty, s.rand(1)) })
 	e.sendFor(ctx, s.length, s.clients, s.rand(2))
 	calm()
-	trouble.Wait()
+	faults.Wait()
 	if err := errors.Join(reloadErr, instanceErr, ctx.Err()); err != nil {
 		return left, err
 	}

@@ -79,7 +79,7 @@ func Build(ctx context.Context, out string, race bool) error {
 }
 
 // writeOverlay puts the source into dir, tells the compiler to see it in a folder below root that does not exist, and
-// returns that folder's import path and the overlay's file. It has to be below root for root's go.mod to apply.
+// returns that folder's import path and the overlay's file. It must be below root for root's go.mod to apply.
 func writeOverlay(dir, root string) (target, overlay string, err error) {
 	mainFile := filepath.Join(dir, "main.go")
 	overlay = filepath.Join(dir, "overlay.json")

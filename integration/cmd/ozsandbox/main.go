@@ -1,4 +1,4 @@
-// Command ozsandbox runs a stand-in for Oz Instant with a demo app to put behind the gateway, and makes capsules to post.
+// Command ozsandbox runs a stand-in for Oz Instant and a demo app, and makes capsules to post.
 //
 //	ozsandbox [run] [flags]       runs the sandbox and the demo app
 //	ozsandbox capsule [flags]     writes a capsule to a file, for curl
