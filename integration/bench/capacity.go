@@ -202,7 +202,8 @@ type result struct {
 	answers []response
 	served  []response    // in the order of their answers
 	refused []response    // before the upload, with a Retry-After
-	broken  []response    // any other answer, or none; only beside hostile uploads
+	late    []response    // refused in the same way after the first byte; only beside hostile uploads
+	lost    []response    // any other answer, or none; only beside hostile uploads
 	longest time.Duration // that a capsule waited
 }
 
@@ -215,8 +216,10 @@ func (r *result) sort() error {
 		switch {
 		case err != nil && r.attackers == 0:
 			return err
+		case errors.Is(err, errLate):
+			r.late = append(r.late, a)
 		case err != nil:
-			r.broken = append(r.broken, a)
+			r.lost = append(r.lost, a)
 		case a.status == http.StatusOK:
 			r.served = append(r.served, a)
 		default:
@@ -230,6 +233,9 @@ func (r *result) sort() error {
 	return nil
 }
 
+// errLate says that a client was refused after it had begun to send.
+var errLate = errors.New("a late refusal")
+
 // promise returns what is wrong with an answer of a gateway that has too much to do.
 func (a response) promise() error {
 	switch {
@@ -242,7 +248,7 @@ func (a response) promise() error {
 	case a.retryAfter == 0:
 		return fmt.Errorf("a refusal without Retry-After: %s", a.text)
 	case a.sent > 0:
-		return fmt.Errorf("a refusal after %d bytes of the capsule: %s", a.sent, a.text)
+		return fmt.Errorf("%w, after %d bytes of the capsule: %s", errLate, a.sent, a.text)
 	}
 	return nil
 }
@@ -329,15 +335,20 @@ func (r *result) slotFor(t time.Time) time.Time {
 func (c *capacityRun) print(out io.Writer, results []*result) {
 	fmt.Fprintf(out, "analyses of %v, capsules of %s, %d times as many as the slots can serve, for %v; wait %v\n",
 		c.analysis, c.size.String(), c.overload, c.load, c.wait)
-	fmt.Fprintf(out, "  %5s  %-28s %-14s %7s %8s %7s  %8s  %12s  %s\n",
-		"slots", "load", "", "served", "refused", "broken", "Oz busy", "longest wait", "right Retry-After")
+	fmt.Fprintf(out, "  %5s  %-28s %-14s %7s %8s %5s %5s  %8s  %12s  %s\n",
+		"slots", "load", "", "served", "refused", "late", "lost", "Oz busy", "longest wait", "right Retry-After")
 	for _, r := range results {
-		fmt.Fprintf(out, "  %5d  %-28s %-14s %7d %8d %7d  %6.1f %%  %10.2f s  %15.1f %%\n", r.slots, r.load(), r.mode(),
-			len(r.served), len(r.refused), len(r.broken), 100*r.busy(), r.longest.Seconds(), 100*r.toldRight())
+		fmt.Fprintf(out, "  %5d  %-28s %-14s %7d %8d %5d %5d  %6.1f %%  %10.2f s  %15.1f %%\n", r.slots, r.load(), r.mode(),
+			len(r.served), len(r.refused), len(r.late), len(r.lost), 100*r.busy(), r.longest.Seconds(), 100*r.toldRight())
 	}
-	fmt.Fprint(out, "\nserved, refused and broken are honest capsules: broken ones got another answer than a decision, or a 503 with a\n"+
-		"Retry-After before their first byte\n")
-	fmt.Fprintf(out, "Oz at least %.0f %% busy, nothing broken, and Retry-After right for all, but with slow links: %s\n",
+	for _, r := range results {
+		if len(r.lost) > 0 {
+			fmt.Fprintf(out, "\nlost %s: %v\n", r.load(), r.lost[0].promise())
+		}
+	}
+	fmt.Fprint(out, "\nThe counts are of honest capsules. Refused is a 503 with a Retry-After before the first byte, late the same after it, and lost\n"+
+		"any other answer than a decision.\n")
+	fmt.Fprintf(out, "Oz at least %.0f %% busy, nothing lost, and Retry-After right for all, but with slow links: %s\n",
 		100*busyGoal, yesNo(shortfall(results) == nil))
 }
 
@@ -352,8 +363,8 @@ func shortfall(results []*result) error {
 		if got := r.busy(); got < busyGoal {
 			errs = append(errs, fmt.Errorf("%s: Oz is %.1f %% busy (want %.0f %%)", r, 100*got, 100*busyGoal))
 		}
-		if len(r.broken) > 0 {
-			errs = append(errs, fmt.Errorf("%s: %d honest capsules got neither a decision nor a refusal before the upload: %w", r, len(r.broken), r.broken[0].promise()))
+		if len(r.lost) > 0 {
+			errs = append(errs, fmt.Errorf("%s: %d honest capsules got neither a decision nor a refusal: %w", r, len(r.lost), r.lost[0].promise()))
 		}
 		if got := r.toldRight(); got < 1 && r.attackers == 0 {
 			errs = append(errs, fmt.Errorf("%s: %.1f %% of the refused were told to come back too early", r, 100*(1-got)))

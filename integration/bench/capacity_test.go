@@ -91,18 +91,24 @@ func TestBrokenPromises(t *testing.T) {
 	}
 }
 
-// Beside hostile uploads a broken promise is a figure, and misses the goal.
+// Beside hostile uploads a broken promise is a figure, and a lost capsule misses the goal.
 func TestBrokenPromisesBesideHostileUploads(t *testing.T) {
 	r := &result{trial: trial{slots: 1, attackers: 15, kind: idleUpload}, analysis: time.Second}
-	r.answers = []response{servedAt(0, 1), servedAt(0, 2), servedAt(0, 3), {begun: at(3), ended: at(3), status: 503, problem: true, sent: 5, retryAfter: time.Second}}
+	r.answers = []response{
+		servedAt(0, 1), servedAt(0, 2), servedAt(0, 3), {begun: at(3), ended: at(3), status: 503, problem: true, sent: 5, retryAfter: time.Second},
+	}
 	if err := r.sort(); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.served) != 3 || len(r.refused) != 0 || len(r.broken) != 1 || r.busy() != 1 {
-		t.Errorf("served %d, refused %d, broken %d, busy %v", len(r.served), len(r.refused), len(r.broken), r.busy())
+	if len(r.served) != 3 || len(r.refused) != 0 || len(r.late) != 1 || len(r.lost) != 0 || r.busy() != 1 || shortfall([]*result{r}) != nil {
+		t.Errorf("served %d, refused %d, late %d, lost %d, busy %v", len(r.served), len(r.refused), len(r.late), len(r.lost), r.busy())
 	}
-	if err := shortfall([]*result{r}); err == nil || !strings.Contains(err.Error(), "1 honest capsules") || !strings.Contains(err.Error(), "after 5 bytes") {
-		t.Errorf("got %v", err)
+	r = &result{trial: r.trial, analysis: r.analysis, answers: append(r.answers, response{begun: at(3), ended: at(3), err: errLeft})}
+	if err := r.sort(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shortfall([]*result{r}); len(r.lost) != 1 || err == nil || !strings.Contains(err.Error(), "1 honest capsules") {
+		t.Errorf("lost %d: %v", len(r.lost), err)
 	}
 }
 
@@ -129,7 +135,7 @@ func TestCapacity(t *testing.T) {
 	if err := execute(t.Context(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
-	const row = ` +\d+ +\d+ +\d+ +\d+\.\d % +\d+\.\d\d s +\d+\.\d %\n`
+	const row = ` +\d+ +\d+ +\d+ +\d+ +\d+\.\d % +\d+\.\d\d s +\d+\.\d %\n`
 	for _, want := range []string{
 		`\n +2  fast links +streaming` + row + ` +4  fast links +streaming` + row,
 		`\n +4  half of them 2 Mbit/s +streaming` + row + ` +4  half of them 2 Mbit/s +memory 256MiB` + row,
