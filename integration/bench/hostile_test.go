@@ -15,7 +15,7 @@ func TestHostileUploads(t *testing.T) {
 	for kind, want := range map[hostileKind]int{idleUpload: 1, stalledUpload: len(capsule) - 1, drippingUpload: 1 + 2*dripSize} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()
-			seen := make(chan int64)
+			seen := make(chan int64, 10)
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				http.NewResponseController(w).SetReadDeadline(time.Now().Add(2 * time.Second)) // so that too few bytes are an error
 				n, _ := io.CopyN(io.Discard, r.Body, int64(want))
