@@ -1,0 +1,64 @@
+// Package upload receives a client's body: streamed to the upstream or
+// buffered in memory, by one rule of progress, within slots, a queue and a
+// memory limit that handlers share.
+//
+// A handler makes a [Stream] of the request's body, asks a [Gate] to let it
+// pass, gives the [Body] of the [Admission] to the upstream, and calls
+// [Stream.End] before it returns. The [Lifetime] says how long that work goes
+// on after the client has left, and [Linger] reads what the handler did not.
+package upload
+
+import (
+	"errors"
+	"io"
+	"time"
+)
+
+// What a client can do wrong while it uploads. None of it is an upstream's
+// fault. A *http.MaxBytesError of the site's request_body directive and any
+// error of bad framing pass through as they are.
+var (
+	ErrGone        = errors.New("client left")
+	ErrStalled     = errors.New("upload made no progress")
+	ErrTimeout     = errors.New("capsule not uploaded within upload_timeout")
+	ErrSiteTimeout = errors.New("the site's own read timeout ended the upload")
+	ErrTooLarge    = errors.New("capsule larger than max_capsule")
+	ErrShort       = errors.New("capsule shorter than its Content-Length")
+)
+
+// ErrStopped is what a body that was stopped reads as.
+var ErrStopped = errors.New("upload: body stopped")
+
+// Limits of one upload. Zero is no limit.
+type Limits struct {
+	MaxBytes int64
+	Timeout  time.Duration // of waiting for the client, in all
+}
+
+// Body is a capsule on its way to the upstream.
+type Body interface {
+	io.ReadCloser
+	Length() int64 // -1: unknown
+	State() State
+	// Stop takes the body away from its reader: later reads fail with
+	// ErrStopped. A read in progress is left to end by itself.
+	Stop()
+}
+
+// State is what is known of an upload at this moment.
+type State struct {
+	Received bool          // the client has sent all of it
+	SentAt   time.Time     // when the last byte was read on the upstream's behalf; zero before
+	Bytes    int64         // received from the client
+	Waited   time.Duration // for the client, in all, a read in progress included
+	Silence  time.Duration // how long a read in progress, or the one that timed out, has waited
+	Untaken  time.Duration // since the upstream took the last bytes, if it has not asked for more
+	Unread   bool          // part of the body is, or may be, still unread on the connection, or the connection can't be used again
+	Fault    error         // what the client did wrong
+}
+
+// Interface guards
+var (
+	_ Body = (*Stream)(nil)
+	_ Body = (*buffer)(nil)
+)
