@@ -24,8 +24,9 @@ type buffer struct {
 }
 
 // fill receives the body. What the client has to wait for memory, in all not
-// longer than wait, costs it no patience.
-func (b *buffer) fill(ctx context.Context, u *upload, wait time.Duration, gauge Gauge) error {
+// longer than wait, costs it no patience. Before each chunk, and at the end, it
+// calls next.
+func (b *buffer) fill(ctx context.Context, u *upload, wait time.Duration, gauge Gauge, next func() error) error {
 	s := b.stream
 	if err := s.peekFirst(); err != nil {
 		return err // an idle client so claims nothing
@@ -36,20 +37,30 @@ func (b *buffer) fill(ctx context.Context, u *upload, wait time.Duration, gauge 
 	}
 	b.claim = u.gate.memory.open(length, gauge)
 	for !s.complete() {
-		start := time.Now()
-		next, err := b.claim.take(ctx, u, wait-b.waited)
-		b.waited += time.Since(start)
-		if err != nil {
+		if err := next(); err != nil {
 			return err
 		}
-		n, err := io.ReadFull(readerFunc(s.receive), next[:])
-		b.keep(next, n)
-		if err != nil && !s.complete() {
+		if err := b.fillChunk(ctx, u, wait-b.waited); err != nil {
 			return err
 		}
 	}
 	b.claim.complete()
-	return nil
+	return next()
+}
+
+func (b *buffer) fillChunk(ctx context.Context, u *upload, wait time.Duration) error {
+	start := time.Now()
+	chunk, err := b.claim.take(ctx, u, wait)
+	b.waited += time.Since(start)
+	if err != nil {
+		return err
+	}
+	n, err := io.ReadFull(readerFunc(b.stream.receive), chunk[:])
+	b.keep(chunk, n)
+	if b.stream.complete() {
+		return nil
+	}
+	return err
 }
 
 // complete reports whether everything was received and taken.

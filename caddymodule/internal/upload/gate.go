@@ -190,12 +190,19 @@ func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 // buffer receives the upload before it takes a slot, so that a slow client
 // doesn't hold one.
 func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
-	if err := g.enter(u); err != nil {
+	inside, err := g.enter(u)
+	if err != nil {
 		return nil, err
+	}
+	contend := func() (err error) {
+		if !inside {
+			inside, err = g.contend(u)
+		}
+		return err
 	}
 	start := time.Now()
 	b := &buffer{stream: u.stream}
-	if err := b.fill(ctx, u, g.capacity.Wait, g.gauges.Memory); err != nil {
+	if err := b.fill(ctx, u, g.capacity.Wait, g.gauges.Memory, contend); err != nil {
 		b.abandon()
 		return nil, err
 	}

@@ -43,9 +43,8 @@ type Stream struct {
 	takenAt     time.Time
 	sentAt      time.Time
 	stopped     bool
-	interrupted error         // why a read was, or is to be, ended by us
-	probation   time.Duration // how long reads may wait in all; 0: no bound
-	unproven    error         // ends an upload whose probation is over
+	interrupted error    // why a read was, or is to be, ended by us
+	unproven    *Refused // ends the upload as soon as it is slow; nil: it may be slow
 	timedOut    bool
 	fault       error
 }
@@ -123,8 +122,8 @@ func (s *Stream) begin() error {
 	}
 	s.reading, s.since = true, time.Now()
 	allowed := s.progress.allowed()
-	if s.probation > 0 {
-		allowed = max(0, min(allowed, s.probation-s.waited))
+	if s.unproven != nil {
+		allowed = min(allowed, s.untilSlow())
 	}
 	s.progress.arm(allowed)
 	return nil
@@ -189,7 +188,7 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 		s.fault = ErrShort // over HTTP/2 and HTTP/3 the client is still there
 	case s.interrupted != nil:
 		return s.interrupted
-	case deadline && s.probation > 0 && s.waited+waited >= s.probation:
+	case deadline && s.unproven != nil && waited >= s.untilSlow():
 		s.interrupted = s.unproven
 		return s.interrupted
 	default:
