@@ -59,10 +59,10 @@ type gate struct {
 	memory memory
 
 	mu          sync.Mutex
-	users       []*Gate              // the last one's limits are in force
-	places      int                  // how many uploads may be inside; 0: no limit
-	inside      []*upload            // are received, wait, or have a slot; with memory
-	connections map[string][]*upload // HTTP/2 and HTTP/3 uploads by their client's address, in order of arrival
+	users       []*Gate                // the last one's limits are in force
+	places      int                    // how many uploads may be inside; 0: no limit
+	inside      []*upload              // are received, wait, or have a slot; with memory
+	connections map[string]*connection // of HTTP/2 and HTTP/3, by their client's address
 }
 
 var gates = caddy.NewUsagePool()
@@ -83,7 +83,7 @@ func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate,
 }
 
 func newGate() *gate {
-	g := &gate{connections: make(map[string][]*upload)}
+	g := &gate{connections: make(map[string]*connection)}
 	g.slots.service = firstGuess
 	g.calls.set(callSlots, callQueue)
 	return g

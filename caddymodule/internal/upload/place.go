@@ -13,6 +13,9 @@ const (
 	soundRate   = 32 << 10 // bytes a second
 )
 
+// parkedTick is how often a parked upload looks after its siblings.
+const parkedTick = slowSilence / 4
+
 // upload is one that is at a gate.
 type upload struct {
 	gate      *gate
@@ -22,13 +25,24 @@ type upload struct {
 	parked    bool // waits, and is not read
 }
 
-// arrive notes an upload. Those of one HTTP/2 connection share its window.
+// connection is what the uploads of one client's connection share: its window.
+type connection struct {
+	uploads  []*upload // in order of arrival
+	relieved time.Time // when the last of them gave way to another one
+}
+
+// arrive notes an upload.
 func (g *gate) arrive(s *Stream) *upload {
 	u := &upload{gate: g, stream: s, displaced: make(chan struct{})}
 	if s.protoMajor >= 2 {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.connections[s.remoteAddr] = append(g.connections[s.remoteAddr], u)
+		c := g.connections[s.remoteAddr]
+		if c == nil {
+			c = new(connection)
+			g.connections[s.remoteAddr] = c
+		}
+		c.uploads = append(c.uploads, u)
 	}
 	return u
 }
@@ -42,9 +56,9 @@ func (g *gate) depart(u *upload) {
 	if u.stream.protoMajor < 2 {
 		return
 	}
-	addr := u.stream.remoteAddr
-	if g.connections[addr] = slices.DeleteFunc(g.connections[addr], isIt); len(g.connections[addr]) == 0 {
-		delete(g.connections, addr)
+	c := g.connections[u.stream.remoteAddr]
+	if c.uploads = slices.DeleteFunc(c.uploads, isIt); len(c.uploads) == 0 {
+		delete(g.connections, u.stream.remoteAddr)
 	}
 }
 
@@ -146,7 +160,7 @@ func (u *upload) await(ctx context.Context, ready <-chan struct{}, wait time.Dur
 	if u != nil {
 		displaced = u.displaced
 		if u.sharesWindow() {
-			ticker := time.NewTicker(slowSilence / 4)
+			ticker := time.NewTicker(parkedTick)
 			defer ticker.Stop()
 			tick = ticker.C
 			u.park(true)
@@ -183,24 +197,29 @@ func (u *upload) park(parked bool) {
 	u.parked = parked
 }
 
-// starvesAnother reports whether an upload of the same connection has been read
-// in vain for a while, and u came last of those that are parked: what u has
-// sent may fill the window. To refuse it gives its part of the window back, and
-// the next one is only refused if that was not enough.
+// starvesAnother reports whether u has to give way: an upload of the same
+// connection has been read in vain for a while, and u came last of those that
+// are parked. What u has sent may fill the window. To refuse it gives its part
+// of the window back; the next one is refused only if that doesn't help soon.
 func (u *upload) starvesAnother() bool {
 	g := u.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	c, now := g.connections[u.stream.remoteAddr], time.Now()
 	var last *upload
-	starving, now := false, time.Now()
-	for _, other := range g.connections[u.stream.remoteAddr] {
+	starving := false
+	for _, other := range c.uploads {
 		if other.parked {
 			last = other
 		} else if other.stream.silent(now) {
 			starving = true
 		}
 	}
-	return starving && last == u
+	if !starving || last != u || now.Sub(c.relieved) < parkedTick {
+		return false
+	}
+	c.relieved = now
+	return true
 }
 
 // pace returns how fast an upload is, what it has sent, and whether it is slow.

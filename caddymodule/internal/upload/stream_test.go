@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/quic-go/quic-go/http3"
+	"go.uber.org/zap"
 )
 
 // The limit is exact on both sides, and what lies beyond it goes nowhere.
@@ -322,6 +323,7 @@ func TestEndWithoutDeadlines(t *testing.T) {
 func withSite(w http.ResponseWriter, r *http.Request, d caddyhttp.IdleDeadline) *http.Request {
 	d.Start = time.Now()
 	reader := &caddyhttp.IdleTimeoutReader{
+		Logger:     zap.NewNop(),
 		ReadCloser: r.Body, Ctrl: http.NewResponseController(w), Deadline: d,
 		DrainDeadline: r.ProtoMajor == 1, ClearBetweenReads: r.ProtoMajor == 2,
 	}
