@@ -117,7 +117,7 @@ func TestFloodKeepsNobodyOut(t *testing.T) {
 }
 
 func (f flood) run(t *testing.T, n int) {
-	const duration = 25 * time.Second
+	const duration = 20 * time.Second
 	g := open(t, &Capacity{Slots: 3, Queue: 12, Wait: 15 * time.Second, Memory: 256 << 20})
 	var all sync.WaitGroup
 	begin := time.Now()
@@ -131,7 +131,7 @@ func (f flood) run(t *testing.T, n int) {
 					a.Release(true)
 				}
 				s.End()
-				time.Sleep(2 * roundTrip)
+				time.Sleep(4 * roundTrip)
 			}
 		})
 	}

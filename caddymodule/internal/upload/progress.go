@@ -20,7 +20,9 @@ const (
 
 // progress bounds the time that an upload's reads may wait. It needs no timer:
 // before each read it sets the idle timeout of Caddy's own reader to what is
-// left. So time in which nobody reads costs the client nothing.
+// left. So time in which nobody reads costs the client nothing. With a
+// ResponseWriter that hides read deadlines, on a site without an idle timeout,
+// there is nothing to set, and no rule.
 //
 // Caddy's own minimum rate does something else. With it the idle timeout is
 // gone, credit is never capped and the clock is the wall's: 100,000 bytes and

@@ -285,7 +285,7 @@ func (r *rest) Read(p []byte) (int, error) {
 		defer s.mu.Unlock()
 		return s.takeHead(p), nil
 	}
-	if s.received || s.interrupted != nil {
+	if s.received {
 		defer s.mu.Unlock()
 		return 0, io.EOF
 	}
@@ -297,6 +297,7 @@ func (r *rest) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reading = false
+	s.timedOut = s.timedOut || errors.Is(err, os.ErrDeadlineExceeded)
 	s.idle.Broadcast()
 	return n, err
 }
@@ -314,8 +315,8 @@ func (s *Stream) End() {
 	defer s.mu.Unlock()
 	s.stopped = true
 	if s.reading {
-		// Where deadlines aren't supported nothing ends the read.
-		for ended := s.interrupt(ErrStopped); ended && s.reading; {
+		supported := s.interrupt(ErrStopped)
+		for supported && s.reading { // else nothing would end the read
 			s.idle.Wait()
 		}
 	}

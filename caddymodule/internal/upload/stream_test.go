@@ -219,6 +219,25 @@ func TestStreamStop(t *testing.T) {
 	s.End()
 }
 
+// What is left of an upload that was displaced between two reads can still be
+// read: its client wants to see the answer, too.
+func TestRestOfADisplacedUpload(t *testing.T) {
+	s := testStream(strings.NewReader("capsule"), 7, 10)
+	if _, err := io.ReadFull(s, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	why := &Refused{Cause: CauseDisplaced}
+	if !s.displace(why) {
+		t.Fatal("it is not displaced")
+	}
+	if _, err := s.Read(make([]byte, 1)); err != error(why) {
+		t.Errorf("the next read: %v", err)
+	}
+	if got, err := io.ReadAll(s.Rest()); string(got) != "psule" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // Stop leaves a read in progress alone, Rest's Read waits for it, and then
 // reads on.
 func TestRestWaitsForAReadInProgress(t *testing.T) {
