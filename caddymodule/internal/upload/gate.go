@@ -70,11 +70,11 @@ var gates = caddy.NewUsagePool()
 // OpenGate finds or makes the gate with this key. Users of one config must
 // agree on its capacity: none of them goes around the limits of another one.
 func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate, error) {
-	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return newGate(), nil })
+	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return pooled{newGate()}, nil })
 	if err != nil {
 		return nil, err
 	}
-	g := &Gate{gate: shared.(*gate), key: key, config: config, capacity: capacity, gauges: gauges}
+	g := &Gate{gate: shared.(pooled).gate, key: key, config: config, capacity: capacity, gauges: gauges}
 	if err := g.join(); err != nil {
 		_, _ = gates.Delete(key)
 		return nil, err
@@ -89,8 +89,11 @@ func newGate() *gate {
 	return g
 }
 
+// pooled is a gate in the pool.
+type pooled struct{ gate *gate }
+
 // Destruct implements caddy.Destructor.
-func (g *gate) Destruct() error { return nil }
+func (pooled) Destruct() error { return nil }
 
 func (g *Gate) join() error {
 	g.mu.Lock()
@@ -119,7 +122,7 @@ func (g *Gate) Close() {
 	g.users = slices.DeleteFunc(g.users, func(other *Gate) bool { return other == g })
 	g.apply()
 	g.mu.Unlock()
-	_, _ = gates.Delete(g.key) // a gate's own Destruct never fails
+	_, _ = gates.Delete(g.key) // Destruct never fails
 }
 
 func (g *gate) apply() {

@@ -53,6 +53,20 @@ func TestGateLimitsFollowTheConfig(t *testing.T) {
 	}
 }
 
+// A config without memory leaves it to the uploads of the one before, which are
+// still being received.
+func TestGateKeepsMemoryOfTheConfigBefore(t *testing.T) {
+	before := mustOpen(t, 1, &Capacity{Memory: 1 << 20, Wait: time.Minute})
+	defer before.Close()
+	next := mustOpen(t, 2, limits(1, 1))
+	defer next.Close()
+	if a, err := before.Acquire(t.Context(), sized(10)); err != nil {
+		t.Error(err)
+	} else {
+		a.Release(true)
+	}
+}
+
 // Users of one config must agree; those of two need not, or no reload could
 // change a limit. One without limits can't go around another's.
 func TestGateConflict(t *testing.T) {

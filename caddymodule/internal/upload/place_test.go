@@ -251,7 +251,7 @@ func TestSlowUploadIsDisplaced(t *testing.T) {
 					if time.Since(start) != -test.takes || newcomer.State().Fault != nil || !newcomer.State().Unread {
 						t.Errorf("after %s: %+v", time.Since(start), newcomer.State())
 					}
-					if err := <-slow; errors.Is(err, &Refused{}) {
+					if err := <-slow; !errors.Is(err, ErrStalled) {
 						t.Error(err)
 					}
 					return

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -243,7 +244,17 @@ func TestRestOfADisplacedUpload(t *testing.T) {
 func TestRestWaitsForAReadInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPhone(t)
-		s := p.stream(30)
+		r := p.request(30)
+		var readers atomic.Int32
+		body := r.Body
+		r.Body = io.NopCloser(readerFunc(func(b []byte) (int, error) {
+			if readers.Add(1) > 1 {
+				t.Error("two read the body at a time")
+			}
+			defer readers.Add(-1)
+			return body.Read(b)
+		}))
+		s := NewStream(p, r, Limits{})
 		transport := make(chan error)
 		go func() {
 			_, err := s.Read(make([]byte, 10))
