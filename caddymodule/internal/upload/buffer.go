@@ -23,7 +23,7 @@ type buffer struct {
 	stopped bool
 }
 
-// fill receives the body. What the client has to wait for memory, in all not
+// fill receives the body. What the client must wait for memory, in all not
 // longer than wait, costs it no patience. Before each chunk, and at the end, it
 // calls next.
 func (b *buffer) fill(ctx context.Context, u *upload, wait time.Duration, gauge Gauge, next func() error) error {

@@ -21,7 +21,7 @@ type limiter struct {
 }
 
 // Refused says that there is no capacity, and when there may be some.
-type Refused struct {
+type Refused struct { //nolint:errname // named as what it is: a refusal
 	Cause      Cause
 	RetryAfter time.Duration // 0: unknown
 }

@@ -134,7 +134,7 @@ func TestLimiterLearnsFromTheServed(t *testing.T) {
 	}
 }
 
-// Nobody waits that is known to wait in vain, and nobody longer than allowed
+// An upload that is sure to wait in vain is refused at once, and none waits longer than allowed
 // where that was not known.
 func TestLimiterWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -99,7 +99,7 @@ const closeDelay = time.Second
 // CloseAfter ends an HTTP/1 connection after the answer, since there is more of
 // the body on it. It must be called before the answer's header is written.
 //
-// The connection must end gently: net/http has to half-close it first and wait
+// The connection must end gently: net/http must half-close it first and wait
 // a little, as it does by itself where it knows of the unread body; here
 // Caddy's wrapper hides that from it. Before that net/http reads on if little
 // is left, which may never come: with Expect: 100-continue the client keeps it.

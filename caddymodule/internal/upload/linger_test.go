@@ -71,7 +71,10 @@ func TestLingerNot(t *testing.T) {
 	for _, test := range []c{
 		{"a plain request", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter { return w }, true},
 		{"no body", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter { r.ContentLength = 0; return w }, false},
-		{"an answer without Content-Length", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter { w.Header().Del("Content-Length"); return w }, false},
+		{"an answer without Content-Length", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter {
+			w.Header().Del("Content-Length")
+			return w
+		}, false},
 		{"that, over HTTP/2", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter {
 			w.Header().Del("Content-Length")
 			r.ProtoMajor = 2
@@ -104,7 +107,9 @@ func TestLingerNot(t *testing.T) {
 			r.Body = s.Rest()
 			return w
 		}, false},
-		{"a writer without deadlines", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter { return flushOnly{w.ResponseRecorder} }, false},
+		{"a writer without deadlines", func(t *testing.T, w *phone, r *http.Request) http.ResponseWriter {
+			return flushOnly{w.ResponseRecorder}
+		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -197,7 +197,7 @@ func (u *upload) park(parked bool) {
 	u.parked = parked
 }
 
-// starvesAnother reports whether u has to give way: an upload of the same
+// starvesAnother reports whether u must give way: an upload of the same
 // connection has been read in vain for a while, and u came last of those that
 // are parked. What u has sent may fill the window. To refuse it gives its part
 // of the window back; the next one is refused only if that doesn't help soon.
