@@ -31,12 +31,26 @@ const (
 //
 // It reads nothing if the client waits for a 100 Continue and has sent nothing.
 func Linger(w http.ResponseWriter, r *http.Request) {
-	if !lingers(w, r) {
+	if r.ProtoMajor == 1 && w.Header().Get("Content-Length") == "" || !unread(r) {
 		return
 	}
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		return // without a flush nobody has an answer to wait for
 	}
+	drain(w, r)
+}
+
+// DrainFirst reads what is left of the body before the answer, with Linger's
+// bounds. It is for an HTTP/2 or HTTP/3 answer of success: curl keeps sending
+// then, but stops reading when the answer has come, window updates included,
+// and waits for ever.
+func DrainFirst(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor > 1 && unread(r) {
+		drain(w, r)
+	}
+}
+
+func drain(w http.ResponseWriter, r *http.Request) {
 	total, silence := lingerTotal, lingerSilence
 	if r.ProtoMajor != 1 {
 		total, silence = lingerStream, lingerStream
@@ -51,11 +65,12 @@ func Linger(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func lingers(w http.ResponseWriter, r *http.Request) bool {
+// unread reports whether there is more of the body to read, and reading it
+// would not ask the client for it.
+func unread(r *http.Request) bool {
 	rest, isRest := r.Body.(*rest)
 	switch {
-	case r.Body == nil, r.ContentLength == 0,
-		r.ProtoMajor == 1 && w.Header().Get("Content-Length") == "":
+	case r.Body == nil, r.ContentLength == 0:
 		return false
 	case !isRest:
 		return !expectsContinue(r)
@@ -90,6 +105,15 @@ func discard(body io.Reader) error {
 		}
 	}
 	return nil
+}
+
+// SetReadDeadline bounds the reads of the body of r. It works below a
+// ResponseWriter without Unwrap, where the server applies an idle timeout.
+func SetReadDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
+	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
+		return reader.SetReadDeadline(deadline)
+	}
+	return http.NewResponseController(w).SetReadDeadline(deadline)
 }
 
 // closeDelay is how long the server waits, after an answer, for what is left

@@ -138,4 +138,7 @@ func (c *claim) complete() {
 	m.grant()
 }
 
+// MinMemory returns the least memory that can hold a body of length bytes.
+func MinMemory(length int64) int64 { return roundUp(length) }
+
 func roundUp(n int64) int64 { return (n + chunkSize - 1) / chunkSize * chunkSize }

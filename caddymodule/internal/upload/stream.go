@@ -169,7 +169,7 @@ func (s *Stream) finish(n int, err error) (int, error) {
 // judge tells what it means that a read ended with err. It returns what the
 // reader is told.
 func (s *Stream) judge(err error, waited time.Duration) error {
-	deadline := errors.Is(err, os.ErrDeadlineExceeded)
+	deadline := s.timedOutIn(err, waited)
 	if deadline {
 		s.timedOut, s.silence = true, waited
 	}
@@ -195,6 +195,12 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 		s.fault = s.blame(err, deadline, waited)
 	}
 	return s.fault
+}
+
+// timedOutIn reports whether a read that waited so long ended by its deadline.
+// In the trailer of a chunked body net/http reports a timeout as a cut body.
+func (s *Stream) timedOutIn(err error, waited time.Duration) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
 }
 
 // blame looks at the error before the context: over HTTP/1 a read that timed
