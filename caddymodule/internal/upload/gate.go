@@ -61,8 +61,8 @@ type gate struct {
 	mu          sync.Mutex
 	users       []*Gate                // the last one's limits are in force
 	places      int                    // how many uploads may be inside; 0: no limit
-	inside      []*upload              // are received, wait, or have a slot; with memory
-	connections map[string]*connection // of HTTP/2 and HTTP/3, by their client's address
+	inside      []*upload              // have one of the places; with memory
+	connections map[string]*connection // by their client's address
 }
 
 var gates = caddy.NewUsagePool()
@@ -70,11 +70,11 @@ var gates = caddy.NewUsagePool()
 // OpenGate finds or makes the gate with this key. Users of one config must
 // agree on its capacity: none of them goes around the limits of another one.
 func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate, error) {
-	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return pooled{newGate()}, nil })
+	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return newGate(), nil })
 	if err != nil {
 		return nil, err
 	}
-	g := &Gate{gate: shared.(pooled).gate, key: key, config: config, capacity: capacity, gauges: gauges}
+	g := &Gate{gate: shared.(*gate), key: key, config: config, capacity: capacity, gauges: gauges}
 	if err := g.join(); err != nil {
 		_, _ = gates.Delete(key)
 		return nil, err
@@ -89,11 +89,8 @@ func newGate() *gate {
 	return g
 }
 
-// pooled is a gate in the pool.
-type pooled struct{ gate *gate }
-
 // Destruct implements caddy.Destructor.
-func (pooled) Destruct() error { return nil }
+func (*gate) Destruct() error { return nil }
 
 func (g *Gate) join() error {
 	g.mu.Lock()
@@ -155,21 +152,25 @@ func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
 	case s.State().Fault != nil:
 		return nil, s.State().Fault // it takes no slot
 	}
-	u := g.arrive(s)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	u := g.arrive(s, end)
+	admitted := false
+	defer func() {
+		if !admitted { // the body may have panicked
+			g.depart(u, false)
+		}
+	}()
 	admit := g.stream
 	if g.capacity.Memory > 0 {
 		admit = g.buffer
 	}
 	a, err := admit(ctx, u)
 	if err != nil {
-		g.depart(u)
 		return nil, err
 	}
-	release := a.release
-	a.release = func(served bool) {
-		release(served)
-		g.depart(u)
-	}
+	admitted = true
+	a.Body, a.release = s, func(served bool) { g.depart(u, served) }
 	return a, nil
 }
 
@@ -178,58 +179,63 @@ func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
 // patience; only memory helps against that.
 func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 	start := time.Now()
-	release, err := g.slot(ctx, u, g.capacity.Wait)
-	if err != nil {
+	if err := g.slot(ctx, u, g.capacity.Wait); err != nil {
 		return nil, err
 	}
 	queued := time.Since(start)
-	if err := u.stream.peek(); err != nil {
-		release(false)
-		return nil, err
-	}
-	return &Admission{Body: u.stream, Queued: queued, release: release}, nil
+	return &Admission{Queued: queued}, u.stream.peek()
 }
 
 // buffer receives the upload before it takes a slot, so that a slow client
 // doesn't hold one.
 func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
-	inside, err := g.enter(u)
-	if err != nil {
-		return nil, err
-	}
-	contend := func() (err error) {
-		if !inside {
-			inside, err = g.contend(u)
-		}
-		return err
-	}
 	start := time.Now()
-	b := &buffer{stream: u.stream}
-	if err := b.fill(ctx, u, g.capacity.Wait, g.gauges.Memory, contend); err != nil {
-		b.abandon()
+	waited, err := g.receive(ctx, u)
+	if err != nil {
 		return nil, err
 	}
 	received := time.Now()
-	release, err := g.slot(ctx, u, g.capacity.Wait-b.waited)
-	if err != nil {
-		b.abandon()
+	if err := g.slot(ctx, u, g.capacity.Wait-waited); err != nil {
 		return nil, err
 	}
-	return &Admission{
-		Body:   b,
-		Queued: b.waited + time.Since(received),
-		Upload: received.Sub(start) - b.waited,
-		release: func(served bool) {
-			b.abandon()
-			release(served)
-		},
-	}, nil
+	return &Admission{Queued: waited + time.Since(received), Upload: received.Sub(start) - waited}, nil
 }
 
-func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (release func(served bool), err error) {
+// receive receives the upload into memory. It tells how long it waited for
+// that, which costs the client no patience.
+func (g *Gate) receive(ctx context.Context, u *upload) (waited time.Duration, err error) {
+	if err := g.contend(u); err != nil {
+		return 0, err
+	}
+	first, err := u.stream.first()
+	if err != nil {
+		return 0, err // an idle client so claims nothing
+	}
+	claim := u.stream.open(&g.memory, g.gauges.Memory)
+	defer claim.complete()
+	for len(first) > 0 || !u.stream.State().Received {
+		if err := g.contend(u); err != nil {
+			return 0, err
+		}
+		start := time.Now()
+		chunk, err := claim.take(ctx, u, g.capacity.Wait-waited)
+		if err != nil {
+			return 0, err
+		}
+		waited += time.Since(start)
+		if err := u.stream.fill(chunk, first); err != nil {
+			return 0, err
+		}
+		first = nil
+	}
+	return waited, g.contend(u)
+}
+
+func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (err error) {
 	add(g.gauges.Queued, 1)
 	defer add(g.gauges.Queued, -1)
-	return g.slots.acquire(ctx, u, max(wait, 0))
+	u.release, err = g.slots.acquire(ctx, u, max(wait, 0))
+	return err
 }
 
 // AcquireCall waits for a place for a call that has no body. They have a limit

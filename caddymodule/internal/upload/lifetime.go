@@ -62,10 +62,8 @@ func (s *Stream) whyEnded() (left, received bool) {
 	for s.reading {
 		s.idle.Wait()
 	}
-	return s.leftByItself(), s.received
+	return !s.broken, s.received
 }
-
-func (s *Stream) leftByItself() bool { return s.interrupted == nil && !s.timedOut }
 
 // Gone reports whether the client has left, whatever that ended.
 func (l *Lifetime) Gone() bool {
@@ -77,7 +75,7 @@ func (l *Lifetime) Gone() bool {
 	s := l.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fault == ErrGone || s.ctx.Err() != nil && !s.reading && s.leftByItself()
+	return s.ended == ErrGone || s.ctx.Err() != nil && !s.reading && !s.broken
 }
 
 // Grace makes the context end a while after the client has left, from now on.
@@ -91,9 +89,6 @@ func (l *Lifetime) Grace(d time.Duration) {
 }
 
 func (l *Lifetime) endAfter(d time.Duration) {
-	if l.timer != nil {
-		l.timer.Stop()
-	}
 	l.timer = time.AfterFunc(d, func() { l.cancel(ErrGone) })
 }
 

@@ -88,11 +88,7 @@ func lingerBody(w http.ResponseWriter, r *http.Request) (io.Reader, *caddyhttp.I
 	if rest, ok := r.Body.(*rest); ok {
 		return rest, rest.s.progress.reader
 	}
-	reader, own := idleReader(w, r)
-	if own {
-		return reader, reader
-	}
-	return r.Body, reader
+	return idleReader(w, r)
 }
 
 // discard reads to the end of the body, or until the process is about to exit.

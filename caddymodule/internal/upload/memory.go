@@ -51,11 +51,11 @@ func (m *memory) set(total int64) {
 	m.grant()
 }
 
-// open adds an upload of length bytes. 0: as large as the memory.
+// open adds an upload of length bytes. -1: as large as the memory.
 func (m *memory) open(length int64, gauge Gauge) *claim {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if length == 0 {
+	if length < 0 {
 		length = m.total
 	}
 	c := &claim{memory: m, gauge: gauge, rest: roundUp(length)}
@@ -118,9 +118,8 @@ func (m *memory) grant() {
 	}
 }
 
-// free gives a chunk back.
-func (c *claim) free(b *chunk) {
-	chunks.Put(b)
+// free gives a chunk's memory back.
+func (c *claim) free() {
 	add(c.gauge, -chunkSize)
 	m := c.memory
 	m.mu.Lock()

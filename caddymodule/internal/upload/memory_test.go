@@ -25,7 +25,8 @@ func (m *memory) receive(ctx context.Context, size, declared, rate int64, wait, 
 	defer func() {
 		c.complete()
 		for _, b := range held {
-			c.free(b)
+			chunks.Put(b)
+			c.free()
 		}
 	}()
 	for received := int64(0); received < size; received += chunkSize {
@@ -146,7 +147,7 @@ func TestMemoryIsGivenInOrder(t *testing.T) {
 		}
 	}
 	oldest.complete()
-	oldest.free(new(chunk))
+	oldest.free()
 	if _, open := <-wait; open {
 		t.Error("the youngest is forgotten")
 	}
