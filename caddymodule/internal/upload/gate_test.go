@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -289,6 +290,34 @@ func TestSlowPhoneHoldsNoSlot(t *testing.T) {
 		s.End()
 		g.wantEmpty(t)
 	})
+}
+
+// A plugin's body may panic, as handlers do to abort a request. That leaves
+// nothing taken, and End does not wait for a read that will never return.
+func TestBodyThatPanics(t *testing.T) {
+	for name, c := range map[string]*Capacity{
+		"no capacity": nil, "slots": limits(1, 1), "memory": {Slots: 1, Queue: 1, Wait: time.Second, Memory: 1 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := open(t, c)
+				panics := readerFunc(func([]byte) (int, error) { panic(http.ErrAbortHandler) })
+				s := testStream(io.MultiReader(strings.NewReader("begins"), panics), 10, 10)
+				aborted := func(f func()) {
+					defer func() {
+						if recover() != http.ErrAbortHandler {
+							t.Error("no panic")
+						}
+					}()
+					f()
+				}
+				aborted(func() { _, _ = g.Acquire(t.Context(), s) })
+				aborted(func() { _, _ = s.Rest().Read(make([]byte, 1)) })
+				s.End()
+				g.wantEmpty(t)
+			})
+		})
+	}
 }
 
 // A wait for memory and one for a slot are one wait to the client, and cost it

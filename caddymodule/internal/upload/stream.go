@@ -282,7 +282,7 @@ func (s *Stream) Rest() io.ReadCloser {
 type rest struct{ s *Stream }
 
 // Read implements io.Reader. It knows no limit: what is left is only discarded.
-func (r *rest) Read(p []byte) (int, error) {
+func (r *rest) Read(p []byte) (n int, err error) {
 	s := r.s
 	s.mu.Lock()
 	for s.reading {
@@ -294,15 +294,14 @@ func (r *rest) Read(p []byte) (int, error) {
 	}
 	s.reading, s.since = true, time.Now()
 	s.mu.Unlock()
-
-	n, err := s.body.Read(p)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reading = false
-	s.broken = s.broken || errors.Is(err, os.ErrDeadlineExceeded)
-	s.idle.Broadcast()
-	return n, err
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reading = false
+		s.broken = s.broken || errors.Is(err, os.ErrDeadlineExceeded)
+		s.idle.Broadcast()
+	}()
+	return s.body.Read(p)
 }
 
 // Close implements io.Closer.
