@@ -13,6 +13,10 @@ const (
 	soundRate   = 32 << 10 // bytes a second
 )
 
+// smallWindow is less than what a client may send on one connection before any
+// of it is read: Go's HTTP/2 server allows 1 MiB, and quic-go 768 KiB at first.
+const smallWindow = 512 << 10
+
 // parkedTick is how often a parked upload looks after its siblings.
 const parkedTick = slowSilence / 4
 
@@ -162,8 +166,8 @@ func (u *upload) await(ctx context.Context, ready <-chan struct{}, wait time.Dur
 	}
 }
 
-// sharesWindow reports whether what u doesn't read can hold up others: Go's
-// HTTP/2 server gives a connection one MiB of window for all of its streams.
+// sharesWindow reports whether what u doesn't read can hold up others: a
+// connection has one window for all of its streams.
 func (u *upload) sharesWindow() bool {
 	return u.stream.protoMajor >= 2 && !u.stream.State().Received
 }
@@ -175,27 +179,42 @@ func (u *upload) park(parked bool) {
 }
 
 // giveWay refuses u if an upload of the same connection has been read in vain
-// for a while, and u came last of those that are parked. What u has sent may
-// fill the window. To refuse it gives its part of the window back; the next one
-// is refused only if that doesn't help soon.
+// for a while, and u came last of those that are parked. What they have sent may
+// fill the window. To refuse one gives its part of the window back; the next one
+// is refused only if that doesn't help soon, and none if all of it can't fill
+// the window. A CDN has many clients on a connection, and a silent one of them
+// must not end the others.
 func (u *upload) giveWay() error {
 	u.gate.mu.Lock()
 	defer u.gate.mu.Unlock()
 	c := u.connection
 	var last *upload
-	starving := false
+	starving, unread := false, int64(0)
 	for _, other := range c.uploads {
-		if other.parked {
+		switch {
+		case other.parked:
 			last = other
-		} else if other.stream.State().Silence > slowSilence {
+		case other.stream.State().Silence > slowSilence:
 			starving = true
+			continue
 		}
+		unread += other.stream.unread()
 	}
-	if !starving || last != u || time.Since(c.relieved) < parkedTick {
+	if !starving || unread < smallWindow || last != u || time.Since(c.relieved) < parkedTick {
 		return nil
 	}
 	c.relieved = time.Now()
 	return u.gate.refused(CauseDisplaced)
+}
+
+// unread returns how much the client may have sent that was not read.
+func (s *Stream) unread() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.length < 0 {
+		return smallWindow
+	}
+	return s.length - s.progress.bytes
 }
 
 // pace returns how fast an upload is, what it has sent, and whether it is slow.

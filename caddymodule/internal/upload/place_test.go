@@ -356,8 +356,8 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 					return s
 				}
 				reading := g.at(t, sibling(&sender{size: 1000, atOnce: 500, keeps: 500}))
-				parked := sibling(&sender{size: 1000, atOnce: 1000, keeps: 1})
-				last := sibling(&sender{size: 1000, atOnce: 1000, keeps: 1})
+				parked := sibling(&sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
+				last := sibling(&sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
 				parked.remoteAddr, last.remoteAddr = test.addr, test.addr
 				start := time.Now()
 				first, second := g.at(t, parked), g.at(t, last)
@@ -382,4 +382,31 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Parked uploads that can't fill the window of their connection stay when
+// another one is silent: a CDN has the uploads of many clients on one.
+func TestSmallParkedUploadsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := open(t, &Capacity{Slots: 1, Queue: 5, Wait: 19 * time.Second})
+		sibling := func(c *sender) *Stream {
+			s := c.stream()
+			s.protoMajor = 2
+			return s
+		}
+		silent := g.at(t, sibling(&sender{size: 1 << 20, atOnce: 500, keeps: 500}))
+		var parked []<-chan error
+		for range 5 {
+			parked = append(parked, g.at(t, sibling(&sender{size: 100_000, atOnce: 100_000})))
+		}
+		if err := <-silent; !errors.Is(err, ErrStalled) {
+			t.Errorf("the silent one: %v", err)
+		}
+		for _, result := range parked {
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
+		}
+		g.wantEmpty(t)
+	})
 }
