@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Capacity limits the uploads of a Gate. A nil *Capacity limits nothing.
+// Capacity limits the uploads of a Gate. The zero Capacity limits nothing.
 type Capacity struct {
 	Slots  int // 0: no limit
 	Queue  int
@@ -23,12 +23,6 @@ type Gauge interface{ Add(float64) }
 
 // Gauges show what a Gate does.
 type Gauges struct{ Queued, Memory Gauge }
-
-func add(g Gauge, v float64) {
-	if g != nil {
-		g.Add(v)
-	}
-}
 
 const (
 	// firstGuess is how long an analysis takes until some were measured: the
@@ -47,7 +41,7 @@ type Gate struct {
 	*gate
 	key      string
 	config   any
-	capacity *Capacity
+	capacity Capacity
 	gauges   Gauges
 }
 
@@ -69,7 +63,7 @@ var gates = caddy.NewUsagePool()
 
 // OpenGate finds or makes the gate with this key. Users of one config must
 // agree on its capacity: none of them goes around the limits of another one.
-func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate, error) {
+func OpenGate(key string, config any, capacity Capacity, gauges Gauges) (*Gate, error) {
 	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return newGate(), nil })
 	if err != nil {
 		return nil, err
@@ -96,20 +90,13 @@ func (g *Gate) join() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, other := range g.users {
-		if other.config == g.config && !other.capacity.equals(g.capacity) {
+		if other.config == g.config && other.capacity != g.capacity {
 			return errors.New("capacity: another oz_instant with the same upstreams has other limits, or only one of them has any (want the same in each: they share one capacity)")
 		}
 	}
 	g.users = append(g.users, g)
 	g.apply()
 	return nil
-}
-
-func (c *Capacity) equals(other *Capacity) bool {
-	if c == nil || other == nil {
-		return c == other
-	}
-	return *c == *other
 }
 
 // Close ends this use of the gate. Where that was a config that failed to
@@ -127,7 +114,7 @@ func (g *gate) apply() {
 		return
 	}
 	c := g.users[len(g.users)-1].capacity
-	if c == nil {
+	if c == (Capacity{}) {
 		return
 	}
 	g.slots.set(c.Slots, c.Queue)
@@ -144,7 +131,7 @@ func (g *gate) apply() {
 // *Refused, or what the client did wrong.
 func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
 	switch {
-	case g.capacity == nil:
+	case g.capacity == Capacity{}:
 		if err := s.peek(); err != nil {
 			return nil, err
 		}
@@ -232,8 +219,8 @@ func (g *Gate) receive(ctx context.Context, u *upload) (waited time.Duration, er
 }
 
 func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (err error) {
-	add(g.gauges.Queued, 1)
-	defer add(g.gauges.Queued, -1)
+	g.gauges.Queued.Add(1)
+	defer g.gauges.Queued.Add(-1)
 	u.release, err = g.slots.acquire(ctx, u, max(wait, 0))
 	return err
 }

@@ -141,7 +141,7 @@ func (g *gauge) get() float64 {
 }
 
 // open opens a gate of its own for a test.
-func open(t *testing.T, c *Capacity) *Gate {
+func open(t *testing.T, c Capacity) *Gate {
 	t.Helper()
 	g, err := OpenGate(t.Name(), t, c, Gauges{Queued: new(gauge), Memory: new(gauge)})
 	if err != nil {

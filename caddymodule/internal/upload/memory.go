@@ -70,7 +70,7 @@ func (c *claim) take(ctx context.Context, u *upload, wait time.Duration) (*chunk
 			return nil, err
 		}
 	}
-	add(c.gauge, chunkSize)
+	c.gauge.Add(chunkSize)
 	return chunks.Get().(*chunk), nil
 }
 
@@ -120,7 +120,7 @@ func (m *memory) grant() {
 
 // free gives a chunk's memory back.
 func (c *claim) free() {
-	add(c.gauge, -chunkSize)
+	c.gauge.Add(-chunkSize)
 	m := c.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -118,7 +118,7 @@ func TestFloodKeepsNobodyOut(t *testing.T) {
 
 func (f flood) run(t *testing.T, n int) {
 	const duration = 20 * time.Second
-	g := open(t, &Capacity{Slots: 3, Queue: 12, Wait: 15 * time.Second, Memory: 256 << 20})
+	g := open(t, Capacity{Slots: 3, Queue: 12, Wait: 15 * time.Second, Memory: 256 << 20})
 	var all sync.WaitGroup
 	begin := time.Now()
 	for range n {
@@ -190,7 +190,7 @@ func (g *Gate) at(t *testing.T, s *Stream) <-chan error {
 // full is a gate with one place, in which this client is for a while already.
 func full(t *testing.T, c *sender, since time.Duration) (*Gate, <-chan error) {
 	t.Helper()
-	g := open(t, &Capacity{Slots: 1, Wait: 15 * time.Second, Memory: 64 << 20})
+	g := open(t, Capacity{Slots: 1, Wait: 15 * time.Second, Memory: 64 << 20})
 	result := g.at(t, c.stream())
 	time.Sleep(since)
 	return g, result
@@ -273,7 +273,7 @@ func TestSlowUploadIsDisplaced(t *testing.T) {
 // complete stays, however slow it was.
 func TestTheSlowestGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := open(t, &Capacity{Slots: 4, Wait: 15 * time.Second, Memory: 64 << 20})
+		g := open(t, Capacity{Slots: 4, Wait: 15 * time.Second, Memory: 64 << 20})
 		complete := (&sender{size: 10, atOnce: 10, roundTrip: 3 * time.Second}).stream()
 		held, err := g.Acquire(t.Context(), complete)
 		if err != nil {
@@ -312,7 +312,7 @@ func TestTheSlowestGoesFirst(t *testing.T) {
 // An upload that is displaced while it waits for memory ends at once.
 func TestDisplacedWhileItWaitsForMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := open(t, &Capacity{Slots: 2, Wait: 15 * time.Second, Memory: 4 * chunkSize})
+		g := open(t, Capacity{Slots: 2, Wait: 15 * time.Second, Memory: 4 * chunkSize})
 		holds := sized(4 * chunkSize) // all memory, and a slot
 		a, err := g.Acquire(t.Context(), holds)
 		if err != nil {
@@ -349,7 +349,7 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := open(t, &Capacity{Slots: 1, Queue: 5, Wait: 9 * time.Second, Memory: test.memory})
+				g := open(t, Capacity{Slots: 1, Queue: 5, Wait: 9 * time.Second, Memory: test.memory})
 				sibling := func(c *sender) *Stream {
 					s := c.stream()
 					s.protoMajor = test.major
@@ -388,7 +388,7 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 // another one is silent: a CDN has the uploads of many clients on one.
 func TestSmallParkedUploadsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := open(t, &Capacity{Slots: 1, Queue: 5, Wait: 19 * time.Second})
+		g := open(t, Capacity{Slots: 1, Queue: 5, Wait: 19 * time.Second})
 		sibling := func(c *sender) *Stream {
 			s := c.stream()
 			s.protoMajor = 2

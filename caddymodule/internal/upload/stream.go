@@ -163,7 +163,8 @@ func (s *Stream) finish(n int, err error) (int, error) {
 // judge tells what it means that a read ended with err. It returns what the
 // reader is told.
 func (s *Stream) judge(err error, waited time.Duration) error {
-	deadline := s.timedOutIn(err, waited)
+	// In the trailer of a chunked body net/http reports a timeout as a cut body.
+	deadline := errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
 	if deadline {
 		s.broken, s.silence = true, waited
 	}
@@ -189,12 +190,6 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 		s.ended = s.blame(err)
 	}
 	return s.ended
-}
-
-// timedOutIn reports whether a read that waited so long ended by its deadline.
-// In the trailer of a chunked body net/http reports a timeout as a cut body.
-func (s *Stream) timedOutIn(err error, waited time.Duration) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
 }
 
 // blame tells what an error is that is no timeout: over HTTP/1 a timeout ends
