@@ -129,36 +129,28 @@ func (g *gate) apply() {
 
 // Acquire waits until the upload may go to the upstream. Its error is a
 // *Refused, or what the client did wrong.
-func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
+func (g *Gate) Acquire(ctx context.Context, s *Stream) (a *Admission, err error) {
 	switch {
 	case g.capacity == Capacity{}:
 		if err := s.peek(); err != nil {
 			return nil, err
 		}
-		return &Admission{Body: s, release: func(bool) {}}, nil
+		return &Admission{Body: s}, nil
 	case s.State().Fault != nil:
 		return nil, s.State().Fault // it takes no slot
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	u := g.arrive(s, end)
-	admitted := false
 	defer func() {
-		if !admitted { // the body may have panicked
-			g.depart(u, false)
+		if a == nil { // it was refused, or the body has panicked
+			u.depart(false)
 		}
 	}()
-	admit := g.stream
 	if g.capacity.Memory > 0 {
-		admit = g.buffer
+		return g.buffer(ctx, u)
 	}
-	a, err := admit(ctx, u)
-	if err != nil {
-		return nil, err
-	}
-	admitted = true
-	a.Body, a.release = s, func(served bool) { g.depart(u, served) }
-	return a, nil
+	return g.stream(ctx, u)
 }
 
 // stream has the upload wait for its slot, unread: a refusal comes before the
@@ -170,7 +162,10 @@ func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 		return nil, err
 	}
 	queued := time.Since(start)
-	return &Admission{Queued: queued}, u.stream.peek()
+	if err := u.stream.peek(); err != nil {
+		return nil, err
+	}
+	return &Admission{Body: u.stream, Queued: queued, upload: u}, nil
 }
 
 // buffer receives the upload before it takes a slot, so that a slow client
@@ -185,7 +180,12 @@ func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
 	if err := g.slot(ctx, u, g.capacity.Wait-waited); err != nil {
 		return nil, err
 	}
-	return &Admission{Queued: waited + time.Since(received), Upload: received.Sub(start) - waited}, nil
+	return &Admission{
+		Body:   u.stream,
+		Queued: waited + time.Since(received),
+		Upload: received.Sub(start) - waited,
+		upload: u,
+	}, nil
 }
 
 // receive receives the upload into memory. It tells how long it waited for
@@ -244,12 +244,14 @@ type Admission struct {
 	Queued time.Duration // waiting for slot and memory
 	Upload time.Duration // receiving, where the body is buffered; 0 where it is streamed
 
-	once    sync.Once
-	release func(served bool)
+	upload *upload // nil without limits
+	once   sync.Once
 }
 
 // Release gives everything back. Served says that the upstream did its work,
 // so that the time it took counts for estimates.
 func (a *Admission) Release(served bool) {
-	a.once.Do(func() { a.release(served) })
+	if a.upload != nil {
+		a.once.Do(func() { a.upload.depart(served) })
+	}
 }

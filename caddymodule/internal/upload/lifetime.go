@@ -20,7 +20,6 @@ type Lifetime struct {
 	forget func() bool
 
 	mu    sync.Mutex
-	gone  bool
 	grace time.Duration // < 0: for ever
 	timer *time.Timer
 }
@@ -39,13 +38,10 @@ func (l *Lifetime) Context() context.Context { return l.ctx }
 // requestEnded runs when the request's context has ended.
 func (l *Lifetime) requestEnded() {
 	left, received := l.stream.whyEnded()
-	if !left {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.gone = true
 	switch {
+	case !left:
 	case l.always, l.grace < 0 && !received:
 		l.cancel(ErrGone)
 	case l.grace >= 0:
@@ -67,11 +63,6 @@ func (s *Stream) whyEnded() (left, received bool) {
 
 // Gone reports whether the client has left, whatever that ended.
 func (l *Lifetime) Gone() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.gone {
-		return true
-	}
 	s := l.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,7 +74,7 @@ func (l *Lifetime) Grace(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.grace = d
-	if l.gone {
+	if l.Gone() {
 		l.endAfter(d)
 	}
 }

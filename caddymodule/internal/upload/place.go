@@ -52,7 +52,8 @@ func (g *gate) arrive(s *Stream, end context.CancelCauseFunc) *upload {
 }
 
 // depart takes back all that an upload has.
-func (g *gate) depart(u *upload, served bool) {
+func (u *upload) depart(served bool) {
+	g := u.gate
 	u.stream.Stop()
 	if u.release != nil {
 		u.release(served)
@@ -144,9 +145,7 @@ func (u *upload) await(ctx context.Context, ready <-chan struct{}, wait time.Dur
 	defer timer.Stop()
 	var tick <-chan time.Time
 	if u != nil && u.sharesWindow() {
-		ticker := time.NewTicker(parkedTick)
-		defer ticker.Stop()
-		tick = ticker.C
+		tick = time.Tick(parkedTick)
 		u.park(true)
 		defer u.park(false)
 	}
