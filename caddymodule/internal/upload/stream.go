@@ -198,13 +198,12 @@ func (s *Stream) blame(err error) error {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return err
 	}
-	netErr, isNet := errors.AsType[*net.OpError](err)
+	_, isNet := errors.AsType[*net.OpError](err)
 	h3Err, isH3 := errors.AsType[*http3.Error](err)
 	switch {
 	case s.ctx.Err() != nil,
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed),
-		isNet && !netErr.Timeout(),
-		isH3 && h3Err.Remote:
+		isNet, isH3 && h3Err.Remote:
 		return ErrGone
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -107,6 +108,7 @@ func TestStreamFaults(t *testing.T) {
 		{"ends early, over HTTP/2", io.EOF, false, ErrShort},
 		{"ends early, over HTTP/1", io.ErrUnexpectedEOF, false, ErrGone},
 		{"reset", &net.OpError{Op: "read", Err: errors.New("connection reset by peer")}, false, ErrGone},
+		{"given up by TCP", &net.OpError{Op: "read", Err: syscall.ETIMEDOUT}, false, ErrGone},
 		{"stream cancelled", context.Canceled, false, ErrGone},
 		{"connection closed", net.ErrClosed, false, ErrGone},
 		{"HTTP/3 reset", &http3.Error{Remote: true}, false, ErrGone},
