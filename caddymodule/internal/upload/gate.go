@@ -229,9 +229,6 @@ func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (err err
 // of their own. Its error is a *Refused, or the cause of ctx.
 func (g *Gate) AcquireCall(ctx context.Context, wait time.Duration) (release func(), err error) {
 	done, err := g.calls.acquire(ctx, nil, wait)
-	if refused, ok := errors.AsType[*Refused](err); ok {
-		refused.RetryAfter = max(refused.RetryAfter, time.Second)
-	}
 	if err != nil {
 		return nil, err
 	}

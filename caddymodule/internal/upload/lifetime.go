@@ -89,7 +89,6 @@ func (l *Lifetime) End() {
 	l.cancel(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.grace = -1
 	if l.timer != nil {
 		l.timer.Stop()
 	}

@@ -145,8 +145,11 @@ func (l *limiter) after(n int) time.Duration {
 }
 
 // untilFree estimates when all that holds a slot or waits now will be done: a
-// client that comes back then finds a place, if others leave it.
-func (l *limiter) untilFree() time.Duration { return l.after(l.busy + len(l.waiting)) }
+// client that comes back then finds a place, if others leave it. No client
+// should come back within a second.
+func (l *limiter) untilFree() time.Duration {
+	return max(time.Second, l.after(l.busy+len(l.waiting)))
+}
 
 // untilDone estimates when n uploads will be done, or if they are more all that
 // hold a slot or wait.

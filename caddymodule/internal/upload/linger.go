@@ -68,15 +68,11 @@ func drain(w http.ResponseWriter, r *http.Request) {
 // unread reports whether there is more of the body to read, and reading it
 // would not ask the client for it.
 func unread(r *http.Request) bool {
-	rest, isRest := r.Body.(*rest)
-	switch {
-	case r.Body == nil, r.ContentLength == 0:
-		return false
-	case !isRest:
-		return !expectsContinue(r)
+	if rest, ok := r.Body.(*rest); ok {
+		st := rest.s.State()
+		return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
 	}
-	st := rest.s.State()
-	return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
+	return r.Body != nil && r.ContentLength != 0 && !expectsContinue(r)
 }
 
 func expectsContinue(r *http.Request) bool {

@@ -135,7 +135,7 @@ func (g *gate) displace(u *upload) {
 }
 
 func (g *gate) refused(cause Cause) *Refused {
-	return &Refused{cause, max(time.Second, g.slots.untilDone(len(g.inside)))}
+	return &Refused{cause, g.slots.untilDone(len(g.inside))}
 }
 
 // await waits for ready, but not longer than wait. Its error says why not.

@@ -71,8 +71,10 @@ func NewStream(w http.ResponseWriter, r *http.Request, limits Limits) *Stream {
 }
 
 // Read implements io.Reader for the transport.
-func (s *Stream) Read(p []byte) (int, error) {
-	n, err := s.receive(p)
+func (s *Stream) Read(p []byte) (n int, err error) {
+	if n = s.takeHead(p); n == 0 && len(p) > 0 {
+		n, err = s.fetch(p)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -85,21 +87,15 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receive returns the next bytes: of the head, or from the client.
-func (s *Stream) receive(p []byte) (int, error) {
-	s.mu.Lock()
-	if len(s.head) > 0 {
-		defer s.mu.Unlock()
-		return s.takeHead(p), nil
-	}
-	s.mu.Unlock()
-	return s.fetch(p)
-}
-
 // takeHead copies under the lock: after Stop nobody copies from the head any
 // more, and its memory can be used again. What was taken is given back at once:
 // a capsule is never sent twice.
 func (s *Stream) takeHead(p []byte) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.head) == 0 {
+		return 0
+	}
 	first := s.head[0]
 	n := copy(p, first.chunk[s.offset:first.n])
 	if s.offset += n; s.offset == first.n {
