@@ -53,10 +53,10 @@ type gate struct {
 	memory memory
 
 	mu          sync.Mutex
-	users       []*Gate                // the last one's limits are in force
-	places      int                    // how many uploads may be inside; 0: no limit
-	inside      []*upload              // have one of the places; with memory
-	connections map[string]*connection // by their client's address
+	users       []*Gate   // the last one's limits are in force
+	places      int       // how many uploads may be inside; 0: no limit
+	inside      []*upload // have one of the places; with memory
+	connections map[connectionID]*connection
 }
 
 var gates = caddy.NewUsagePool()
@@ -77,7 +77,7 @@ func OpenGate(key string, config any, capacity Capacity, gauges Gauges) (*Gate, 
 }
 
 func newGate() *gate {
-	g := &gate{connections: make(map[string]*connection)}
+	g := &gate{connections: make(map[connectionID]*connection)}
 	g.slots.service = firstGuess
 	g.calls.set(callSlots, callQueue)
 	return g

@@ -12,7 +12,7 @@ const chunkSize = 32 << 10
 
 type chunk = [chunkSize]byte
 
-// chunks are used again by buffered uploads, heads and Linger.
+// chunks are used again by heads of uploads and by Linger.
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 // memory is handed out in chunks, first come, first served: an upload gets one

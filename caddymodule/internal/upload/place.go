@@ -31,6 +31,13 @@ type upload struct {
 	parked     bool                    // waits, and is not read
 }
 
+// connectionID tells connections apart. On a Unix socket all of one protocol
+// have the same address.
+type connectionID struct {
+	protoMajor int
+	remoteAddr string
+}
+
 // connection is what the uploads of one client's connection share: its window.
 type connection struct {
 	uploads  []*upload // in order of arrival
@@ -41,10 +48,10 @@ type connection struct {
 func (g *gate) arrive(s *Stream, end context.CancelCauseFunc) *upload {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.connections[s.remoteAddr]
+	c := g.connections[s.connectionID]
 	if c == nil {
 		c = new(connection)
-		g.connections[s.remoteAddr] = c
+		g.connections[s.connectionID] = c
 	}
 	u := &upload{gate: g, stream: s, connection: c, end: end}
 	c.uploads = append(c.uploads, u)
@@ -63,7 +70,7 @@ func (u *upload) depart(served bool) {
 	g.inside = without(g.inside, u)
 	u.connection.uploads = without(u.connection.uploads, u)
 	if len(u.connection.uploads) == 0 {
-		delete(g.connections, u.stream.remoteAddr)
+		delete(g.connections, u.stream.connectionID)
 	}
 }
 

@@ -22,11 +22,10 @@ var longAgo = time.Unix(1, 0)
 // answer, a lost connection). So whoever touches the request next must stop
 // the stream first, and a lock guards all of it.
 type Stream struct {
-	body       io.Reader
-	limit      int64
-	ctx        context.Context // of the request
-	protoMajor int
-	remoteAddr string
+	body  io.Reader
+	limit int64
+	ctx   context.Context // of the request
+	connectionID
 
 	mu       sync.Mutex
 	idle     sync.Cond // signalled when no read is in progress
@@ -55,12 +54,11 @@ type piece struct {
 // NewStream prepares to read the body of r. Nothing is read yet.
 func NewStream(w http.ResponseWriter, r *http.Request, limits Limits) *Stream {
 	s := &Stream{
-		limit:      limits.MaxBytes,
-		ctx:        r.Context(),
-		protoMajor: r.ProtoMajor,
-		remoteAddr: r.RemoteAddr,
-		length:     r.ContentLength,
-		received:   r.ContentLength == 0,
+		limit:        limits.MaxBytes,
+		ctx:          r.Context(),
+		connectionID: connectionID{r.ProtoMajor, r.RemoteAddr},
+		length:       r.ContentLength,
+		received:     r.ContentLength == 0,
 	}
 	s.idle.L = &s.mu
 	s.body = s.progress.start(w, r, limits.Timeout)
