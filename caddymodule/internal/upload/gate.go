@@ -221,7 +221,7 @@ func (g *Gate) receive(ctx context.Context, u *upload) (waited time.Duration, er
 func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (err error) {
 	g.gauges.Queued.Add(1)
 	defer g.gauges.Queued.Add(-1)
-	u.release, err = g.slots.acquire(ctx, u, max(wait, 0))
+	u.release, err = g.slots.acquire(ctx, u, wait)
 	return err
 }
 

@@ -102,10 +102,8 @@ func discard(body io.Reader) error {
 // SetReadDeadline bounds the reads of the body of r. It works below a
 // ResponseWriter without Unwrap, where the server applies an idle timeout.
 func SetReadDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
-	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
-		return reader.SetReadDeadline(deadline)
-	}
-	return http.NewResponseController(w).SetReadDeadline(deadline)
+	_, reader := idleReader(w, r)
+	return reader.SetReadDeadline(deadline)
 }
 
 // closeDelay is how long the server waits, after an answer, for what is left
@@ -127,7 +125,7 @@ func CloseAfter(w http.ResponseWriter, r *http.Request) {
 	// A MaxBytesReader that meets its limit is the one way to ask for it.
 	over := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = over.Read(make([]byte, 1))
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(closeDelay))
+	_ = SetReadDeadline(w, r, time.Now().Add(closeDelay))
 }
 
 // innermost returns the server's own ResponseWriter.
