@@ -340,24 +340,26 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 		addr   string
 		memory int64
 		after  time.Duration // < 0: it isn't refused for that
+		reader int           // the major version of the one that is read
 	}{
-		{"HTTP/2", 2, "192.0.2.1:1234", 0, 2500 * time.Millisecond},
-		{"HTTP/3", 3, "192.0.2.1:1234", 0, 2500 * time.Millisecond},
-		{"HTTP/2, waiting for memory", 2, "192.0.2.1:1234", chunkSize, 2500 * time.Millisecond},
-		{"HTTP/1", 1, "192.0.2.1:1234", 0, -1},
-		{"another connection", 2, "192.0.2.1:9", 0, -1},
+		{"HTTP/2", 2, "192.0.2.1:1234", 0, 2500 * time.Millisecond, 2},
+		{"HTTP/3", 3, "192.0.2.1:1234", 0, 2500 * time.Millisecond, 3},
+		{"HTTP/2, waiting for memory", 2, "192.0.2.1:1234", chunkSize, 2500 * time.Millisecond, 2},
+		{"HTTP/1", 1, "192.0.2.1:1234", 0, -1, 1},
+		{"HTTP/1 beside it, on a Unix socket", 2, "192.0.2.1:1234", 0, -1, 1},
+		{"another connection", 2, "192.0.2.1:9", 0, -1, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := open(t, Capacity{Slots: 1, Queue: 5, Wait: 9 * time.Second, Memory: test.memory})
-				sibling := func(c *sender) *Stream {
+				sibling := func(major int, c *sender) *Stream {
 					s := c.stream()
-					s.protoMajor = test.major
+					s.protoMajor = major
 					return s
 				}
-				reading := g.at(t, sibling(&sender{size: 1000, atOnce: 500, keeps: 500}))
-				parked := sibling(&sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
-				last := sibling(&sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
+				reading := g.at(t, sibling(test.reader, &sender{size: 1000, atOnce: 500, keeps: 500}))
+				parked := sibling(test.major, &sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
+				last := sibling(test.major, &sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
 				parked.remoteAddr, last.remoteAddr = test.addr, test.addr
 				start := time.Now()
 				first, second := g.at(t, parked), g.at(t, last)
