@@ -12,11 +12,13 @@ import (
 
 // How long Linger reads. Over HTTP/1 as nginx does; over HTTP/2 and HTTP/3 the
 // end of the answer waits until the handler returns, and a client may wait for
-// it.
+// it. Over HTTP/3 a client that still sends is read for longer: once it is told
+// to stop, Chromium may never show the answer to the page.
 const (
 	lingerTotal   = 30 * time.Second
 	lingerSilence = 5 * time.Second
 	lingerStream  = 500 * time.Millisecond
+	lingerHTTP3   = 5 * time.Second
 )
 
 // Linger flushes the answer and then reads and discards what is left of the
@@ -52,8 +54,11 @@ func DrainFirst(w http.ResponseWriter, r *http.Request) {
 
 func drain(w http.ResponseWriter, r *http.Request) {
 	total, silence := lingerTotal, lingerSilence
-	if r.ProtoMajor != 1 {
+	switch r.ProtoMajor {
+	case 2:
 		total, silence = lingerStream, lingerStream
+	case 3:
+		total, silence = lingerHTTP3, lingerStream
 	}
 	body, reader := lingerBody(w, r)
 	reader.Override(silence, 0)
@@ -68,11 +73,15 @@ func drain(w http.ResponseWriter, r *http.Request) {
 // unread reports whether there is more of the body to read, and reading it
 // would not ask the client for it.
 func unread(r *http.Request) bool {
-	if rest, ok := r.Body.(*rest); ok {
-		st := rest.s.State()
-		return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
+	rest, isRest := r.Body.(*rest)
+	switch {
+	case r.Body == nil, r.ContentLength == 0:
+		return false
+	case !isRest:
+		return !expectsContinue(r)
 	}
-	return r.Body != nil && r.ContentLength != 0 && !expectsContinue(r)
+	st := rest.s.State()
+	return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
 }
 
 func expectsContinue(r *http.Request) bool {
@@ -84,7 +93,11 @@ func lingerBody(w http.ResponseWriter, r *http.Request) (io.Reader, *caddyhttp.I
 	if rest, ok := r.Body.(*rest); ok {
 		return rest, rest.s.progress.reader
 	}
-	return idleReader(w, r)
+	reader, own := idleReader(w, r)
+	if own {
+		return reader, reader
+	}
+	return r.Body, reader
 }
 
 // discard reads to the end of the body, or until the process is about to exit.
@@ -102,8 +115,10 @@ func discard(body io.Reader) error {
 // SetReadDeadline bounds the reads of the body of r. It works below a
 // ResponseWriter without Unwrap, where the server applies an idle timeout.
 func SetReadDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
-	_, reader := idleReader(w, r)
-	return reader.SetReadDeadline(deadline)
+	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
+		return reader.SetReadDeadline(deadline)
+	}
+	return http.NewResponseController(w).SetReadDeadline(deadline)
 }
 
 // closeDelay is how long the server waits, after an answer, for what is left
@@ -125,7 +140,7 @@ func CloseAfter(w http.ResponseWriter, r *http.Request) {
 	// A MaxBytesReader that meets its limit is the one way to ask for it.
 	over := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = over.Read(make([]byte, 1))
-	_ = SetReadDeadline(w, r, time.Now().Add(closeDelay))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(closeDelay))
 }
 
 // innermost returns the server's own ResponseWriter.

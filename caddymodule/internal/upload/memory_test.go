@@ -20,13 +20,12 @@ func newMemory(total int64) *memory {
 // the upstream for so long. Declared is what it says that it will send.
 func (m *memory) receive(ctx context.Context, size, declared, rate int64, wait, upstream time.Duration) error {
 	u := &upload{gate: newGate(), stream: sized(1)}
-	c := m.open(declared, new(gauge))
+	c := m.open(declared, nil)
 	var held []*chunk
 	defer func() {
 		c.complete()
 		for _, b := range held {
-			chunks.Put(b)
-			c.free()
+			c.free(b)
 		}
 	}()
 	for received := int64(0); received < size; received += chunkSize {
@@ -130,7 +129,7 @@ func TestMemoryHasNoDeadlock(t *testing.T) {
 // gets none ends the round: a younger one can't starve an older one.
 func TestMemoryIsGivenInOrder(t *testing.T) {
 	m := newMemory(10 * chunkSize)
-	oldest, middle, youngest := m.open(8*chunkSize, new(gauge)), m.open(2*chunkSize, new(gauge)), m.open(chunkSize, new(gauge))
+	oldest, middle, youngest := m.open(8*chunkSize, nil), m.open(2*chunkSize, nil), m.open(chunkSize, nil)
 	if oldest.ask() != nil {
 		t.Fatal("the oldest gets no chunk")
 	}
@@ -147,7 +146,7 @@ func TestMemoryIsGivenInOrder(t *testing.T) {
 		}
 	}
 	oldest.complete()
-	oldest.free()
+	oldest.free(new(chunk))
 	if _, open := <-wait; open {
 		t.Error("the youngest is forgotten")
 	}
@@ -157,7 +156,7 @@ func TestMemoryIsGivenInOrder(t *testing.T) {
 func TestMemoryWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(2 * chunkSize)
-		c := m.open(2*chunkSize, new(gauge))
+		c := m.open(2*chunkSize, nil)
 		c.ask()
 		c.ask()
 		start := time.Now()

@@ -57,5 +57,8 @@ type State struct {
 	Fault    error         // what the client did wrong
 }
 
-// Interface guard
-var _ Body = (*Stream)(nil)
+// Interface guards
+var (
+	_ Body = (*Stream)(nil)
+	_ Body = (*buffer)(nil)
+)
