@@ -14,7 +14,7 @@ import (
 
 // roomy opens a gate with this much memory and no other limit.
 func roomy(t *testing.T, memory int64) *Gate {
-	return open(t, &Capacity{Memory: memory, Wait: time.Minute})
+	return open(t, Capacity{Memory: memory, Wait: time.Minute})
 }
 
 // buffered receives what s brings.

@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Capacity limits the uploads of a Gate. A nil *Capacity limits nothing.
+// Capacity limits the uploads of a Gate. The zero Capacity limits nothing.
 type Capacity struct {
 	Slots  int // 0: no limit
 	Queue  int
@@ -23,12 +23,6 @@ type Gauge interface{ Add(float64) }
 
 // Gauges show what a Gate does.
 type Gauges struct{ Queued, Memory Gauge }
-
-func add(g Gauge, v float64) {
-	if g != nil {
-		g.Add(v)
-	}
-}
 
 const (
 	// firstGuess is how long an analysis takes until some were measured: the
@@ -47,7 +41,7 @@ type Gate struct {
 	*gate
 	key      string
 	config   any
-	capacity *Capacity
+	capacity Capacity
 	gauges   Gauges
 }
 
@@ -59,22 +53,22 @@ type gate struct {
 	memory memory
 
 	mu          sync.Mutex
-	users       []*Gate                // the last one's limits are in force
-	places      int                    // how many uploads may be inside; 0: no limit
-	inside      []*upload              // are received, wait, or have a slot; with memory
-	connections map[string]*connection // of HTTP/2 and HTTP/3, by their client's address
+	users       []*Gate   // the last one's limits are in force
+	places      int       // how many uploads may be inside; 0: no limit
+	inside      []*upload // have one of the places; with memory
+	connections map[connectionID]*connection
 }
 
 var gates = caddy.NewUsagePool()
 
 // OpenGate finds or makes the gate with this key. Users of one config must
 // agree on its capacity: none of them goes around the limits of another one.
-func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate, error) {
-	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return pooled{newGate()}, nil })
+func OpenGate(key string, config any, capacity Capacity, gauges Gauges) (*Gate, error) {
+	shared, _, err := gates.LoadOrNew(key, func() (caddy.Destructor, error) { return newGate(), nil })
 	if err != nil {
 		return nil, err
 	}
-	g := &Gate{gate: shared.(pooled).gate, key: key, config: config, capacity: capacity, gauges: gauges}
+	g := &Gate{gate: shared.(*gate), key: key, config: config, capacity: capacity, gauges: gauges}
 	if err := g.join(); err != nil {
 		_, _ = gates.Delete(key)
 		return nil, err
@@ -83,36 +77,26 @@ func OpenGate(key string, config any, capacity *Capacity, gauges Gauges) (*Gate,
 }
 
 func newGate() *gate {
-	g := &gate{connections: make(map[string]*connection)}
+	g := &gate{connections: make(map[connectionID]*connection)}
 	g.slots.service = firstGuess
 	g.calls.set(callSlots, callQueue)
 	return g
 }
 
-// pooled is a gate in the pool.
-type pooled struct{ gate *gate }
-
 // Destruct implements caddy.Destructor.
-func (pooled) Destruct() error { return nil }
+func (*gate) Destruct() error { return nil }
 
 func (g *Gate) join() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, other := range g.users {
-		if other.config == g.config && !other.capacity.equals(g.capacity) {
+		if other.config == g.config && other.capacity != g.capacity {
 			return errors.New("capacity: another oz_instant with the same upstreams has other limits, or only one of them has any (want the same in each: they share one capacity)")
 		}
 	}
 	g.users = append(g.users, g)
 	g.apply()
 	return nil
-}
-
-func (c *Capacity) equals(other *Capacity) bool {
-	if c == nil || other == nil {
-		return c == other
-	}
-	return *c == *other
 }
 
 // Close ends this use of the gate. Where that was a config that failed to
@@ -130,7 +114,7 @@ func (g *gate) apply() {
 		return
 	}
 	c := g.users[len(g.users)-1].capacity
-	if c == nil {
+	if c == (Capacity{}) {
 		return
 	}
 	g.slots.set(c.Slots, c.Queue)
@@ -145,32 +129,28 @@ func (g *gate) apply() {
 
 // Acquire waits until the upload may go to the upstream. Its error is a
 // *Refused, or what the client did wrong.
-func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
+func (g *Gate) Acquire(ctx context.Context, s *Stream) (a *Admission, err error) {
 	switch {
-	case g.capacity == nil:
+	case g.capacity == Capacity{}:
 		if err := s.peek(); err != nil {
 			return nil, err
 		}
-		return &Admission{Body: s, release: func(bool) {}}, nil
+		return &Admission{Body: s}, nil
 	case s.State().Fault != nil:
 		return nil, s.State().Fault // it takes no slot
 	}
-	u := g.arrive(s)
-	admit := g.stream
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	u := g.arrive(s, end)
+	defer func() {
+		if a == nil { // it was refused, or the body has panicked
+			u.depart(false)
+		}
+	}()
 	if g.capacity.Memory > 0 {
-		admit = g.buffer
+		return g.buffer(ctx, u)
 	}
-	a, err := admit(ctx, u)
-	if err != nil {
-		g.depart(u)
-		return nil, err
-	}
-	release := a.release
-	a.release = func(served bool) {
-		release(served)
-		g.depart(u)
-	}
-	return a, nil
+	return g.stream(ctx, u)
 }
 
 // stream has the upload wait for its slot, unread: a refusal comes before the
@@ -178,67 +158,77 @@ func (g *Gate) Acquire(ctx context.Context, s *Stream) (*Admission, error) {
 // patience; only memory helps against that.
 func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 	start := time.Now()
-	release, err := g.slot(ctx, u, g.capacity.Wait)
-	if err != nil {
+	if err := g.slot(ctx, u, g.capacity.Wait); err != nil {
 		return nil, err
 	}
 	queued := time.Since(start)
 	if err := u.stream.peek(); err != nil {
-		release(false)
 		return nil, err
 	}
-	return &Admission{Body: u.stream, Queued: queued, release: release}, nil
+	return &Admission{Body: u.stream, Queued: queued, upload: u}, nil
 }
 
 // buffer receives the upload before it takes a slot, so that a slow client
 // doesn't hold one.
 func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
-	inside, err := g.enter(u)
-	if err != nil {
-		return nil, err
-	}
-	contend := func() (err error) {
-		if !inside {
-			inside, err = g.contend(u)
-		}
-		return err
-	}
 	start := time.Now()
-	b := &buffer{stream: u.stream}
-	if err := b.fill(ctx, u, g.capacity.Wait, g.gauges.Memory, contend); err != nil {
-		b.abandon()
+	waited, err := g.receive(ctx, u)
+	if err != nil {
 		return nil, err
 	}
 	received := time.Now()
-	release, err := g.slot(ctx, u, g.capacity.Wait-b.waited)
-	if err != nil {
-		b.abandon()
+	if err := g.slot(ctx, u, g.capacity.Wait-waited); err != nil {
 		return nil, err
 	}
 	return &Admission{
-		Body:   b,
-		Queued: b.waited + time.Since(received),
-		Upload: received.Sub(start) - b.waited,
-		release: func(served bool) {
-			b.abandon()
-			release(served)
-		},
+		Body:   u.stream,
+		Queued: waited + time.Since(received),
+		Upload: received.Sub(start) - waited,
+		upload: u,
 	}, nil
 }
 
-func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (release func(served bool), err error) {
-	add(g.gauges.Queued, 1)
-	defer add(g.gauges.Queued, -1)
-	return g.slots.acquire(ctx, u, max(wait, 0))
+// receive receives the upload into memory. It tells how long it waited for
+// that, which costs the client no patience.
+func (g *Gate) receive(ctx context.Context, u *upload) (waited time.Duration, err error) {
+	if err := g.contend(u); err != nil {
+		return 0, err
+	}
+	first, err := u.stream.first()
+	if err != nil {
+		return 0, err // an idle client so claims nothing
+	}
+	claim := u.stream.open(&g.memory, g.gauges.Memory)
+	defer claim.complete()
+	for len(first) > 0 || !u.stream.State().Received {
+		if err := g.contend(u); err != nil {
+			return 0, err
+		}
+		start := time.Now()
+		chunk, err := claim.take(ctx, u, g.capacity.Wait-waited)
+		if err != nil {
+			return 0, err
+		}
+		waited += time.Since(start)
+		if err := u.stream.fill(chunk, first); err != nil {
+			return 0, err
+		}
+		first = nil
+	}
+	return waited, g.contend(u)
+}
+
+func (g *Gate) slot(ctx context.Context, u *upload, wait time.Duration) (err error) {
+	g.gauges.Queued.Add(1)
+	defer g.gauges.Queued.Add(-1)
+	u.release, err = g.slots.acquire(ctx, u, wait)
+	return err
 }
 
 // AcquireCall waits for a place for a call that has no body. They have a limit
 // of their own. Its error is a *Refused, or the cause of ctx.
 func (g *Gate) AcquireCall(ctx context.Context, wait time.Duration) (release func(), err error) {
 	done, err := g.calls.acquire(ctx, nil, wait)
-	if refused, ok := errors.AsType[*Refused](err); ok {
-		refused.RetryAfter = max(refused.RetryAfter, time.Second)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -251,12 +241,14 @@ type Admission struct {
 	Queued time.Duration // waiting for slot and memory
 	Upload time.Duration // receiving, where the body is buffered; 0 where it is streamed
 
-	once    sync.Once
-	release func(served bool)
+	upload *upload // nil without limits
+	once   sync.Once
 }
 
 // Release gives everything back. Served says that the upstream did its work,
 // so that the time it took counts for estimates.
 func (a *Admission) Release(served bool) {
-	a.once.Do(func() { a.release(served) })
+	if a.upload != nil {
+		a.once.Do(func() { a.upload.depart(served) })
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -11,8 +12,8 @@ import (
 	"time"
 )
 
-func limits(slots, queue int) *Capacity {
-	return &Capacity{Slots: slots, Queue: queue, Wait: 15 * time.Second}
+func limits(slots, queue int) Capacity {
+	return Capacity{Slots: slots, Queue: queue, Wait: 15 * time.Second}
 }
 
 func (g *gate) wantLimits(t *testing.T, slots, queue int) {
@@ -22,9 +23,9 @@ func (g *gate) wantLimits(t *testing.T, slots, queue int) {
 	}
 }
 
-func mustOpen(t *testing.T, config any, c *Capacity) *Gate {
+func mustOpen(t *testing.T, config any, c Capacity) *Gate {
 	t.Helper()
-	g, err := OpenGate(t.Name(), config, c, Gauges{})
+	g, err := OpenGate(t.Name(), config, c, Gauges{new(gauge), new(gauge)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestGateLimitsFollowTheConfig(t *testing.T) {
 // A config without memory leaves it to the uploads of the one before, which are
 // still being received.
 func TestGateKeepsMemoryOfTheConfigBefore(t *testing.T) {
-	before := mustOpen(t, 1, &Capacity{Memory: 1 << 20, Wait: time.Minute})
+	before := mustOpen(t, 1, Capacity{Memory: 1 << 20, Wait: time.Minute})
 	defer before.Close()
 	next := mustOpen(t, 2, limits(1, 1))
 	defer next.Close()
@@ -74,7 +75,7 @@ func TestGateConflict(t *testing.T) {
 	wait.Wait, memory.Memory = 1, 1<<30
 	for _, test := range []struct {
 		name     string
-		second   *Capacity
+		second   Capacity
 		conflict bool
 	}{
 		{"the same", limits(3, 12), false},
@@ -82,12 +83,12 @@ func TestGateConflict(t *testing.T) {
 		{"queue", limits(3, 11), true},
 		{"wait", wait, true},
 		{"memory", memory, true},
-		{"none", nil, true},
+		{"none", Capacity{}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			first := mustOpen(t, 1, limits(3, 12))
 			defer first.Close()
-			second, err := OpenGate(t.Name(), 1, test.second, Gauges{})
+			second, err := OpenGate(t.Name(), 1, test.second, Gauges{new(gauge), new(gauge)})
 			if (err != nil) != test.conflict {
 				t.Errorf("in the same config: %v", err)
 			}
@@ -108,7 +109,7 @@ func TestGateConflict(t *testing.T) {
 
 // Without capacity an upload passes at once, with its head read.
 func TestGateWithoutCapacity(t *testing.T) {
-	g := open(t, nil)
+	g := open(t, Capacity{})
 	s := sized(2 * chunkSize)
 	a, err := g.Acquire(t.Context(), s)
 	if err != nil {
@@ -131,7 +132,7 @@ func busyGate(t *testing.T, c Capacity) (g *Gate, free func()) {
 	if c.Wait == 0 {
 		c.Wait = 15 * time.Second
 	}
-	g = open(t, &c)
+	g = open(t, c)
 	a, err := g.Acquire(t.Context(), sized(1))
 	if err != nil {
 		t.Fatal(err)
@@ -289,6 +290,34 @@ func TestSlowPhoneHoldsNoSlot(t *testing.T) {
 		s.End()
 		g.wantEmpty(t)
 	})
+}
+
+// A plugin's body may panic, as handlers do to abort a request. That leaves
+// nothing taken, and End does not wait for a read that will never return.
+func TestBodyThatPanics(t *testing.T) {
+	for name, c := range map[string]Capacity{
+		"no capacity": {}, "slots": limits(1, 1), "memory": {Slots: 1, Queue: 1, Wait: time.Second, Memory: 1 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := open(t, c)
+				panics := readerFunc(func([]byte) (int, error) { panic(http.ErrAbortHandler) })
+				s := testStream(io.MultiReader(strings.NewReader("begins"), panics), 10, 10)
+				aborted := func(f func()) {
+					defer func() {
+						if recover() != http.ErrAbortHandler {
+							t.Error("no panic")
+						}
+					}()
+					f()
+				}
+				aborted(func() { _, _ = g.Acquire(t.Context(), s) })
+				aborted(func() { _, _ = s.Rest().Read(make([]byte, 1)) })
+				s.End()
+				g.wantEmpty(t)
+			})
+		})
+	}
 }
 
 // A wait for memory and one for a slot are one wait to the client, and cost it

@@ -111,6 +111,10 @@ func testStream(body io.Reader, length, limit int64) *Stream {
 // sized is a stream of n bytes.
 func sized(n int) *Stream { return testStream(bytes.NewReader(make([]byte, n)), int64(n), 1<<30) }
 
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
 func noise(n int) []byte {
 	b := make([]byte, n)
 	src := rand.NewChaCha8([32]byte{1})
@@ -137,7 +141,7 @@ func (g *gauge) get() float64 {
 }
 
 // open opens a gate of its own for a test.
-func open(t *testing.T, c *Capacity) *Gate {
+func open(t *testing.T, c Capacity) *Gate {
 	t.Helper()
 	g, err := OpenGate(t.Name(), t, c, Gauges{Queued: new(gauge), Memory: new(gauge)})
 	if err != nil {
@@ -167,7 +171,7 @@ func (g *Gate) wantEmpty(t *testing.T) {
 func (l *limiter) load() (busy, waiting int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.busy, l.waiting.Len()
+	return l.busy, len(l.waiting)
 }
 
 func (m *memory) load() (used int64, uploads int) {

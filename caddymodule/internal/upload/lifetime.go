@@ -20,7 +20,6 @@ type Lifetime struct {
 	forget func() bool
 
 	mu    sync.Mutex
-	gone  bool
 	grace time.Duration // < 0: for ever
 	timer *time.Timer
 }
@@ -39,13 +38,10 @@ func (l *Lifetime) Context() context.Context { return l.ctx }
 // requestEnded runs when the request's context has ended.
 func (l *Lifetime) requestEnded() {
 	left, received := l.stream.whyEnded()
-	if !left {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.gone = true
 	switch {
+	case !left:
 	case l.always, l.grace < 0 && !received:
 		l.cancel(ErrGone)
 	case l.grace >= 0:
@@ -62,22 +58,15 @@ func (s *Stream) whyEnded() (left, received bool) {
 	for s.reading {
 		s.idle.Wait()
 	}
-	return s.leftByItself(), s.received
+	return !s.broken, s.received
 }
-
-func (s *Stream) leftByItself() bool { return s.interrupted == nil && !s.timedOut }
 
 // Gone reports whether the client has left, whatever that ended.
 func (l *Lifetime) Gone() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.gone {
-		return true
-	}
 	s := l.stream
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fault == ErrGone || s.ctx.Err() != nil && !s.reading && s.leftByItself()
+	return s.ended == ErrGone || s.ctx.Err() != nil && !s.reading && !s.broken
 }
 
 // Grace makes the context end a while after the client has left, from now on.
@@ -85,15 +74,12 @@ func (l *Lifetime) Grace(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.grace = d
-	if l.gone {
+	if l.Gone() {
 		l.endAfter(d)
 	}
 }
 
 func (l *Lifetime) endAfter(d time.Duration) {
-	if l.timer != nil {
-		l.timer.Stop()
-	}
 	l.timer = time.AfterFunc(d, func() { l.cancel(ErrGone) })
 }
 
@@ -103,7 +89,6 @@ func (l *Lifetime) End() {
 	l.cancel(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.grace = -1
 	if l.timer != nil {
 		l.timer.Stop()
 	}

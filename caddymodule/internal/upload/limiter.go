@@ -1,8 +1,8 @@
 package upload
 
 import (
-	"container/list"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,8 +15,8 @@ type limiter struct {
 	slots   int // 0: no limit
 	queue   int // how many may wait
 	busy    int
-	waiting list.List     // of chan struct{}, closed when it has a slot
-	service time.Duration // how long a slot is held: a guess, until it was measured
+	waiting []chan struct{} // each is closed when it has a slot
+	service time.Duration   // how long a slot is held: a guess, until it was measured
 	learnt  bool
 }
 
@@ -53,12 +53,12 @@ func (l *limiter) set(slots, queue int) {
 // acquire waits for a slot, but not longer than wait. It doesn't even begin to
 // wait if the queue is full or is known to be too slow.
 func (l *limiter) acquire(ctx context.Context, u *upload, wait time.Duration) (release func(served bool), err error) {
-	place, err := l.enter(wait)
+	turn, err := l.enter(wait)
 	if err != nil {
 		return nil, err
 	}
-	if place != nil {
-		if err := u.await(ctx, place.Value.(chan struct{}), wait, CauseWait); err != nil && l.leave(place) {
+	if turn != nil {
+		if err := u.await(ctx, turn, wait, CauseWait); err != nil && l.leave(turn) {
 			return nil, l.withRetry(err)
 		}
 	}
@@ -66,34 +66,34 @@ func (l *limiter) acquire(ctx context.Context, u *upload, wait time.Duration) (r
 	return func(served bool) { l.release(time.Since(began), served) }, nil
 }
 
-// enter takes a free slot (nil, nil) or a place in the queue.
-func (l *limiter) enter(wait time.Duration) (*list.Element, error) {
+// enter takes a free slot (nil, nil) or a turn in the queue.
+func (l *limiter) enter(wait time.Duration) (turn chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.waiting.Len() == 0 && l.free():
+	case len(l.waiting) == 0 && l.free():
 		l.busy++
 		return nil, nil
-	case l.waiting.Len() >= l.queue:
+	case len(l.waiting) >= l.queue:
 		return nil, &Refused{CauseQueue, l.untilFree()}
-	case l.after(l.waiting.Len()+1) > wait:
+	case l.after(len(l.waiting)+1) > wait:
 		return nil, &Refused{CauseWait, l.untilFree()}
 	}
-	return l.waiting.PushBack(make(chan struct{})), nil
+	turn = make(chan struct{})
+	l.waiting = append(l.waiting, turn)
+	return turn, nil
 }
 
-// leave gives a place in the queue up. It reports false if the place has become
-// a slot in the meantime.
-func (l *limiter) leave(place *list.Element) bool {
+// leave gives a turn up. It reports false if it has come in the meantime.
+func (l *limiter) leave(turn chan struct{}) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-place.Value.(chan struct{}):
+	i := slices.Index(l.waiting, turn)
+	if i < 0 {
 		return false
-	default:
-		l.waiting.Remove(place)
-		return true
 	}
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	return true
 }
 
 // withRetry adds an estimate to a refusal.
@@ -129,9 +129,10 @@ func (l *limiter) measure(held time.Duration) {
 func (l *limiter) free() bool { return l.slots == 0 || l.busy < l.slots }
 
 func (l *limiter) grant() {
-	for l.waiting.Len() > 0 && l.free() {
+	for len(l.waiting) > 0 && l.free() {
 		l.busy++
-		close(l.waiting.Remove(l.waiting.Front()).(chan struct{}))
+		close(l.waiting[0])
+		l.waiting = l.waiting[1:]
 	}
 }
 
@@ -144,8 +145,11 @@ func (l *limiter) after(n int) time.Duration {
 }
 
 // untilFree estimates when all that holds a slot or waits now will be done: a
-// client that comes back then finds a place, if others leave it.
-func (l *limiter) untilFree() time.Duration { return l.after(l.busy + l.waiting.Len()) }
+// client that comes back then finds a place, if others leave it. No client
+// should come back within a second.
+func (l *limiter) untilFree() time.Duration {
+	return max(time.Second, l.after(l.busy+len(l.waiting)))
+}
 
 // untilDone estimates when n uploads will be done, or if they are more all that
 // hold a slot or wait.

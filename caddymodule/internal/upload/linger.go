@@ -73,15 +73,11 @@ func drain(w http.ResponseWriter, r *http.Request) {
 // unread reports whether there is more of the body to read, and reading it
 // would not ask the client for it.
 func unread(r *http.Request) bool {
-	rest, isRest := r.Body.(*rest)
-	switch {
-	case r.Body == nil, r.ContentLength == 0:
-		return false
-	case !isRest:
-		return !expectsContinue(r)
+	if rest, ok := r.Body.(*rest); ok {
+		st := rest.s.State()
+		return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
 	}
-	st := rest.s.State()
-	return !st.Received && (st.Bytes > 0 || !expectsContinue(r))
+	return r.Body != nil && r.ContentLength != 0 && !expectsContinue(r)
 }
 
 func expectsContinue(r *http.Request) bool {
@@ -93,11 +89,7 @@ func lingerBody(w http.ResponseWriter, r *http.Request) (io.Reader, *caddyhttp.I
 	if rest, ok := r.Body.(*rest); ok {
 		return rest, rest.s.progress.reader
 	}
-	reader, own := idleReader(w, r)
-	if own {
-		return reader, reader
-	}
-	return r.Body, reader
+	return idleReader(w, r)
 }
 
 // discard reads to the end of the body, or until the process is about to exit.
@@ -115,10 +107,8 @@ func discard(body io.Reader) error {
 // SetReadDeadline bounds the reads of the body of r. It works below a
 // ResponseWriter without Unwrap, where the server applies an idle timeout.
 func SetReadDeadline(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
-	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
-		return reader.SetReadDeadline(deadline)
-	}
-	return http.NewResponseController(w).SetReadDeadline(deadline)
+	_, reader := idleReader(w, r)
+	return reader.SetReadDeadline(deadline)
 }
 
 // closeDelay is how long the server waits, after an answer, for what is left
@@ -140,7 +130,7 @@ func CloseAfter(w http.ResponseWriter, r *http.Request) {
 	// A MaxBytesReader that meets its limit is the one way to ask for it.
 	over := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = over.Read(make([]byte, 1))
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(closeDelay))
+	_ = SetReadDeadline(w, r, time.Now().Add(closeDelay))
 }
 
 // innermost returns the server's own ResponseWriter.

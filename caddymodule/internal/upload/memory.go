@@ -12,7 +12,7 @@ const chunkSize = 32 << 10
 
 type chunk = [chunkSize]byte
 
-// chunks are used again by buffered uploads, heads and Linger.
+// chunks are used again by heads of uploads and by Linger.
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 // memory is handed out in chunks, first come, first served: an upload gets one
@@ -51,11 +51,11 @@ func (m *memory) set(total int64) {
 	m.grant()
 }
 
-// open adds an upload of length bytes. 0: as large as the memory.
+// open adds an upload of length bytes. -1: as large as the memory.
 func (m *memory) open(length int64, gauge Gauge) *claim {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if length == 0 {
+	if length < 0 {
 		length = m.total
 	}
 	c := &claim{memory: m, gauge: gauge, rest: roundUp(length)}
@@ -70,7 +70,7 @@ func (c *claim) take(ctx context.Context, u *upload, wait time.Duration) (*chunk
 			return nil, err
 		}
 	}
-	add(c.gauge, chunkSize)
+	c.gauge.Add(chunkSize)
 	return chunks.Get().(*chunk), nil
 }
 
@@ -118,10 +118,9 @@ func (m *memory) grant() {
 	}
 }
 
-// free gives a chunk back.
-func (c *claim) free(b *chunk) {
-	chunks.Put(b)
-	add(c.gauge, -chunkSize)
+// free gives a chunk's memory back.
+func (c *claim) free() {
+	c.gauge.Add(-chunkSize)
 	m := c.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()

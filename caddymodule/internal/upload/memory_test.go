@@ -20,12 +20,13 @@ func newMemory(total int64) *memory {
 // the upstream for so long. Declared is what it says that it will send.
 func (m *memory) receive(ctx context.Context, size, declared, rate int64, wait, upstream time.Duration) error {
 	u := &upload{gate: newGate(), stream: sized(1)}
-	c := m.open(declared, nil)
+	c := m.open(declared, new(gauge))
 	var held []*chunk
 	defer func() {
 		c.complete()
 		for _, b := range held {
-			c.free(b)
+			chunks.Put(b)
+			c.free()
 		}
 	}()
 	for received := int64(0); received < size; received += chunkSize {
@@ -129,7 +130,7 @@ func TestMemoryHasNoDeadlock(t *testing.T) {
 // gets none ends the round: a younger one can't starve an older one.
 func TestMemoryIsGivenInOrder(t *testing.T) {
 	m := newMemory(10 * chunkSize)
-	oldest, middle, youngest := m.open(8*chunkSize, nil), m.open(2*chunkSize, nil), m.open(chunkSize, nil)
+	oldest, middle, youngest := m.open(8*chunkSize, new(gauge)), m.open(2*chunkSize, new(gauge)), m.open(chunkSize, new(gauge))
 	if oldest.ask() != nil {
 		t.Fatal("the oldest gets no chunk")
 	}
@@ -146,7 +147,7 @@ func TestMemoryIsGivenInOrder(t *testing.T) {
 		}
 	}
 	oldest.complete()
-	oldest.free(new(chunk))
+	oldest.free()
 	if _, open := <-wait; open {
 		t.Error("the youngest is forgotten")
 	}
@@ -156,7 +157,7 @@ func TestMemoryIsGivenInOrder(t *testing.T) {
 func TestMemoryWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(2 * chunkSize)
-		c := m.open(2*chunkSize, nil)
+		c := m.open(2*chunkSize, new(gauge))
 		c.ask()
 		c.ask()
 		start := time.Now()

@@ -6,23 +6,42 @@ import (
 	"time"
 )
 
-// An upload is slow if its client keeps it waiting for long, or sends less than
-// a phone does over a poor mobile network.
+// An upload is slow if its client is silent for a while, or in all sends less
+// than a phone does over a poor mobile network. Each second that idle uploads
+// keep their places at first is a second in which the upstream may be idle.
 const (
-	slowSilence = 2 * time.Second
+	slowSilence = 500 * time.Millisecond
+	slowGrace   = time.Second
 	soundRate   = 32 << 10 // bytes a second
 )
 
+// starved is how long a read waits before its connection's window is taken to
+// be full.
+const starved = 2 * time.Second
+
+// smallWindow is less than what a client may send on one connection before any
+// of it is read: Go's HTTP/2 server allows 1 MiB, and quic-go 768 KiB at first.
+const smallWindow = 512 << 10
+
 // parkedTick is how often a parked upload looks after its siblings.
-const parkedTick = slowSilence / 4
+const parkedTick = starved / 4
 
 // upload is one that is at a gate.
 type upload struct {
-	gate      *gate
-	stream    *Stream
-	displaced chan struct{} // closed when it is
-	why       *Refused
-	parked    bool // waits, and is not read
+	gate       *gate
+	stream     *Stream
+	connection *connection
+	end        context.CancelCauseFunc // ends its wait
+	release    func(served bool)       // gives its slot back; nil: it has none
+	inside     bool                    // has had a place
+	parked     bool                    // waits, and is not read
+}
+
+// connectionID tells connections apart. On a Unix socket all of one protocol
+// have the same address.
+type connectionID struct {
+	protoMajor int
+	remoteAddr string
 }
 
 // connection is what the uploads of one client's connection share: its window.
@@ -32,77 +51,66 @@ type connection struct {
 }
 
 // arrive notes an upload.
-func (g *gate) arrive(s *Stream) *upload {
-	u := &upload{gate: g, stream: s, displaced: make(chan struct{})}
-	if s.protoMajor >= 2 {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		c := g.connections[s.remoteAddr]
-		if c == nil {
-			c = new(connection)
-			g.connections[s.remoteAddr] = c
-		}
-		c.uploads = append(c.uploads, u)
+func (g *gate) arrive(s *Stream, end context.CancelCauseFunc) *upload {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.connections[s.connectionID]
+	if c == nil {
+		c = new(connection)
+		g.connections[s.connectionID] = c
 	}
+	u := &upload{gate: g, stream: s, connection: c, end: end}
+	c.uploads = append(c.uploads, u)
 	return u
 }
 
-// depart takes an upload from all lists.
-func (g *gate) depart(u *upload) {
+// depart takes back all that an upload has.
+func (u *upload) depart(served bool) {
+	g := u.gate
+	u.stream.Stop()
+	if u.release != nil {
+		u.release(served)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	isIt := func(other *upload) bool { return other == u }
-	g.inside = slices.DeleteFunc(g.inside, isIt)
-	if u.stream.protoMajor < 2 {
-		return
-	}
-	c := g.connections[u.stream.remoteAddr]
-	if c.uploads = slices.DeleteFunc(c.uploads, isIt); len(c.uploads) == 0 {
-		delete(g.connections, u.stream.remoteAddr)
+	g.inside = without(g.inside, u)
+	u.connection.uploads = without(u.connection.uploads, u)
+	if len(u.connection.uploads) == 0 {
+		delete(g.connections, u.stream.connectionID)
 	}
 }
 
-// enter takes a free place. If there is none, but an upload inside is slow, u
-// is received outside for now: see contend. If none is slow u is refused unread.
-func (g *gate) enter(u *upload) (inside bool, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.takeFree(u) {
-		return true, nil
-	}
-	if _, anySlow := g.slowest(u.stream.State()); !anySlow {
-		return false, g.refusedLocked(CauseQueue)
-	}
-	u.stream.setProbation(g.refusedLocked(CauseQueue))
-	return false, nil
+func without(uploads []*upload, u *upload) []*upload {
+	return slices.DeleteFunc(uploads, func(other *upload) bool { return other == u })
 }
 
-// contend has an upload that is received outside take a free place, or that of
-// a slow upload that it has proven to be better than: by being complete, or by
-// having sent more. The proof must grow with what the slow one has sent. With a
-// fixed one, 32 KiB, a hundred clients that sent all but their last byte
-// displaced only one another, and no honest upload in 40 s found a slow one
+// contend has an upload take a free place, or that of a slow upload that it has
+// proven to be better than: by being complete, or by having sent more. Until
+// then it is received outside. The proof must grow with what the slow one has
+// sent. With a fixed one, 32 KiB, a hundred clients that sent all but their last
+// byte displaced only one another, and no honest upload in 40 s found a slow one
 // left.
 //
 // Uploads outside are as many as come, since any limit would be used up by
 // those that never complete. But they end as soon as they are slow themselves,
 // or none inside is slow any more.
-func (g *gate) contend(u *upload) (inside bool, err error) {
+func (g *gate) contend(u *upload) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := u.stream.State()
-	for !g.takeFree(u) {
+	for !u.inside && !g.takeFree(u) {
 		slowest, anySlow := g.slowest(st)
 		switch {
-		case !anySlow, slowest == nil && st.Received:
-			return false, g.refusedLocked(CauseQueue)
+		case !anySlow:
+			return g.refused(CauseQueue)
 		case slowest == nil:
-			return false, nil
+			u.stream.setProbation(g.refused(CauseQueue))
+			return nil
 		}
 		g.displace(slowest) // unless it has just become complete, and isn't slow any more
 	}
 	u.stream.setProbation(nil)
-	return true, nil
+	return nil
 }
 
 func (g *gate) takeFree(u *upload) bool {
@@ -110,6 +118,7 @@ func (g *gate) takeFree(u *upload) bool {
 		return false
 	}
 	g.inside = append(g.inside, u)
+	u.inside = true
 	return true
 }
 
@@ -131,23 +140,15 @@ func (g *gate) slowest(newcomer State) (slowest *upload, anySlow bool) {
 // displace ends an upload and frees its place. Its memory comes back when it
 // has ended. A complete one is never displaced.
 func (g *gate) displace(u *upload) {
-	why := g.refusedLocked(CauseDisplaced)
-	if !u.stream.displace(why) {
-		return
+	why := g.refused(CauseDisplaced)
+	if u.stream.displace(why) {
+		u.end(why)
+		g.inside = without(g.inside, u)
 	}
-	u.why = why
-	close(u.displaced)
-	g.inside = slices.DeleteFunc(g.inside, func(other *upload) bool { return other == u })
 }
 
 func (g *gate) refused(cause Cause) *Refused {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.refusedLocked(cause)
-}
-
-func (g *gate) refusedLocked(cause Cause) *Refused {
-	return &Refused{cause, max(time.Second, g.slots.untilDone(len(g.inside)))}
+	return &Refused{cause, g.slots.untilDone(len(g.inside))}
 }
 
 // await waits for ready, but not longer than wait. Its error says why not.
@@ -155,17 +156,11 @@ func (g *gate) refusedLocked(cause Cause) *Refused {
 func (u *upload) await(ctx context.Context, ready <-chan struct{}, wait time.Duration, late Cause) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	var displaced <-chan struct{}
 	var tick <-chan time.Time
-	if u != nil {
-		displaced = u.displaced
-		if u.sharesWindow() {
-			ticker := time.NewTicker(parkedTick)
-			defer ticker.Stop()
-			tick = ticker.C
-			u.park(true)
-			defer u.park(false)
-		}
+	if u != nil && u.sharesWindow() {
+		tick = time.Tick(parkedTick)
+		u.park(true)
+		defer u.park(false)
 	}
 	for {
 		select {
@@ -175,18 +170,16 @@ func (u *upload) await(ctx context.Context, ready <-chan struct{}, wait time.Dur
 			return &Refused{Cause: late}
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-displaced:
-			return u.why
 		case <-tick:
-			if u.starvesAnother() {
-				return u.gate.refused(CauseDisplaced)
+			if err := u.giveWay(); err != nil {
+				return err
 			}
 		}
 	}
 }
 
-// sharesWindow reports whether what u doesn't read can hold up others: Go's
-// HTTP/2 server gives a connection one MiB of window for all of its streams.
+// sharesWindow reports whether what u doesn't read can hold up others: a
+// connection has one window for all of its streams.
 func (u *upload) sharesWindow() bool {
 	return u.stream.protoMajor >= 2 && !u.stream.State().Received
 }
@@ -197,29 +190,43 @@ func (u *upload) park(parked bool) {
 	u.parked = parked
 }
 
-// starvesAnother reports whether u must give way: an upload of the same
-// connection has been read in vain for a while, and u came last of those that
-// are parked. What u has sent may fill the window. To refuse it gives its part
-// of the window back; the next one is refused only if that doesn't help soon.
-func (u *upload) starvesAnother() bool {
-	g := u.gate
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	c, now := g.connections[u.stream.remoteAddr], time.Now()
+// giveWay refuses u if an upload of the same connection has been read in vain
+// for a while, and u came last of those that are parked. What they have sent may
+// fill the window. To refuse one gives its part of the window back; the next one
+// is refused only if that doesn't help soon, and none if all of it can't fill
+// the window. A CDN has many clients on a connection, and a silent one of them
+// must not end the others.
+func (u *upload) giveWay() error {
+	u.gate.mu.Lock()
+	defer u.gate.mu.Unlock()
+	c := u.connection
 	var last *upload
-	starving := false
+	starving, unread := false, int64(0)
 	for _, other := range c.uploads {
-		if other.parked {
+		switch {
+		case other.parked:
 			last = other
-		} else if other.stream.silent(now) {
+		case other.stream.State().Silence > starved:
 			starving = true
+			continue
 		}
+		unread += other.stream.unread()
 	}
-	if !starving || last != u || now.Sub(c.relieved) < parkedTick {
-		return false
+	if !starving || unread < smallWindow || last != u || time.Since(c.relieved) < parkedTick {
+		return nil
 	}
-	c.relieved = now
-	return true
+	c.relieved = time.Now()
+	return u.gate.refused(CauseDisplaced)
+}
+
+// unread returns how much the client may have sent that was not read.
+func (s *Stream) unread() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.length < 0 {
+		return smallWindow
+	}
+	return s.length - s.progress.bytes
 }
 
 // pace returns how fast an upload is, what it has sent, and whether it is slow.
@@ -229,23 +236,11 @@ func (s *Stream) pace(now time.Time) (pace float64, bytes int64, slow bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.state(now)
-	switch {
-	case st.Received:
-		return 0, st.Bytes, false
-	case s.reading && st.Silence > slowSilence:
-		return -st.Silence.Seconds(), st.Bytes, true
-	case st.Waited <= slowSilence:
-		return 0, st.Bytes, false
+	slow = !st.Received && st.Silence > s.progress.untilSlow()
+	if st.Silence > slowSilence {
+		return -st.Silence.Seconds(), st.Bytes, slow
 	}
-	pace = float64(st.Bytes) / st.Waited.Seconds()
-	return pace, st.Bytes, pace < soundRate
-}
-
-// silent reports whether a read in progress has waited for long.
-func (s *Stream) silent(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reading && now.Sub(s.since) > slowSilence
+	return float64(st.Bytes) / st.Waited.Seconds(), st.Bytes, slow
 }
 
 // setProbation has the upload end with unproven as soon as it is slow. nil ends
@@ -253,11 +248,5 @@ func (s *Stream) silent(now time.Time) bool {
 func (s *Stream) setProbation(unproven *Refused) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unproven = unproven
-}
-
-// untilSlow returns how long the next read may wait before the upload is slow.
-func (s *Stream) untilSlow() time.Duration {
-	sound := time.Duration(float64(s.bytes) / soundRate * float64(time.Second))
-	return max(0, min(slowSilence, max(slowSilence, sound)-s.waited))
+	s.progress.unproven = unproven
 }

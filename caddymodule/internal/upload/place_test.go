@@ -118,7 +118,7 @@ func TestFloodKeepsNobodyOut(t *testing.T) {
 
 func (f flood) run(t *testing.T, n int) {
 	const duration = 20 * time.Second
-	g := open(t, &Capacity{Slots: 3, Queue: 12, Wait: 15 * time.Second, Memory: 256 << 20})
+	g := open(t, Capacity{Slots: 3, Queue: 12, Wait: 15 * time.Second, Memory: 256 << 20})
 	var all sync.WaitGroup
 	begin := time.Now()
 	for range n {
@@ -190,7 +190,7 @@ func (g *Gate) at(t *testing.T, s *Stream) <-chan error {
 // full is a gate with one place, in which this client is for a while already.
 func full(t *testing.T, c *sender, since time.Duration) (*Gate, <-chan error) {
 	t.Helper()
-	g := open(t, &Capacity{Slots: 1, Wait: 15 * time.Second, Memory: 64 << 20})
+	g := open(t, Capacity{Slots: 1, Wait: 15 * time.Second, Memory: 64 << 20})
 	result := g.at(t, c.stream())
 	time.Sleep(since)
 	return g, result
@@ -199,9 +199,9 @@ func full(t *testing.T, c *sender, since time.Duration) (*Gate, <-chan error) {
 // An upload that is not slow keeps its place, and a newcomer is refused unread.
 func TestSoundUploadKeepsItsPlace(t *testing.T) {
 	for name, c := range map[string]*sender{
-		"sends enough":             {size: 1 << 20, rate: 100 << 10},
-		"new, and has not sent":    {size: 1 << 20, rate: 100 << 10, roundTrip: time.Second},
-		"silent for less than 2 s": {size: 1 << 20, atOnce: 200 << 10, rate: 100 << 10, roundTrip: 1900 * time.Millisecond},
+		"sends enough":          {size: 1 << 20, rate: 100 << 10},
+		"new, and has not sent": {size: 1 << 20, rate: 100 << 10, roundTrip: time.Second},
+		"silent for a moment":   {size: 1 << 20, atOnce: 200 << 10, rate: 100 << 10, roundTrip: 400 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -235,9 +235,9 @@ func TestSlowUploadIsDisplaced(t *testing.T) {
 	}{
 		{"by a small one that is complete", silent(), &sender{size: 10, atOnce: 10}, 0},
 		{"by a large one that has sent more", silent(), &sender{size: 1 << 20, rate: 80_000}, 1750 * time.Millisecond},
-		{"not by one that sends nothing", silent(), &sender{size: 10}, -2 * s},
-		{"not by one that sends little", silent(), &sender{size: 1 << 20, rate: 10_000}, -2 * s},
-		{"not by one that stops", silent(), &sender{size: 1 << 20, atOnce: 90_000, keeps: 1<<20 - 90_000}, -2 * s},
+		{"not by one that sends nothing", silent(), &sender{size: 10}, -slowSilence},
+		{"not by one that sends little", silent(), &sender{size: 1 << 20, rate: 10_000}, -slowGrace},
+		{"not by one that stops", silent(), &sender{size: 1 << 20, atOnce: 90_000, keeps: 1<<20 - 90_000}, -slowSilence},
 		{"one that drips, by one with 32 KiB", &sender{size: 1 << 20, rate: 1000}, &sender{size: 1 << 20, rate: 80_000}, 500 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -273,7 +273,7 @@ func TestSlowUploadIsDisplaced(t *testing.T) {
 // complete stays, however slow it was.
 func TestTheSlowestGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := open(t, &Capacity{Slots: 4, Wait: 15 * time.Second, Memory: 64 << 20})
+		g := open(t, Capacity{Slots: 4, Wait: 15 * time.Second, Memory: 64 << 20})
 		complete := (&sender{size: 10, atOnce: 10, roundTrip: 3 * time.Second}).stream()
 		held, err := g.Acquire(t.Context(), complete)
 		if err != nil {
@@ -312,7 +312,7 @@ func TestTheSlowestGoesFirst(t *testing.T) {
 // An upload that is displaced while it waits for memory ends at once.
 func TestDisplacedWhileItWaitsForMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := open(t, &Capacity{Slots: 2, Wait: 15 * time.Second, Memory: 4 * chunkSize})
+		g := open(t, Capacity{Slots: 2, Wait: 15 * time.Second, Memory: 4 * chunkSize})
 		holds := sized(4 * chunkSize) // all memory, and a slot
 		a, err := g.Acquire(t.Context(), holds)
 		if err != nil {
@@ -340,24 +340,26 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 		addr   string
 		memory int64
 		after  time.Duration // < 0: it isn't refused for that
+		reader int           // the major version of the one that is read
 	}{
-		{"HTTP/2", 2, "192.0.2.1:1234", 0, 2500 * time.Millisecond},
-		{"HTTP/3", 3, "192.0.2.1:1234", 0, 2500 * time.Millisecond},
-		{"HTTP/2, waiting for memory", 2, "192.0.2.1:1234", chunkSize, 2500 * time.Millisecond},
-		{"HTTP/1", 1, "192.0.2.1:1234", 0, -1},
-		{"another connection", 2, "192.0.2.1:9", 0, -1},
+		{"HTTP/2", 2, "192.0.2.1:1234", 0, 2500 * time.Millisecond, 2},
+		{"HTTP/3", 3, "192.0.2.1:1234", 0, 2500 * time.Millisecond, 3},
+		{"HTTP/2, waiting for memory", 2, "192.0.2.1:1234", chunkSize, 2500 * time.Millisecond, 2},
+		{"HTTP/1", 1, "192.0.2.1:1234", 0, -1, 1},
+		{"HTTP/1 beside it, on a Unix socket", 2, "192.0.2.1:1234", 0, -1, 1},
+		{"another connection", 2, "192.0.2.1:9", 0, -1, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := open(t, &Capacity{Slots: 1, Queue: 5, Wait: 9 * time.Second, Memory: test.memory})
-				sibling := func(c *sender) *Stream {
+				g := open(t, Capacity{Slots: 1, Queue: 5, Wait: 9 * time.Second, Memory: test.memory})
+				sibling := func(major int, c *sender) *Stream {
 					s := c.stream()
-					s.protoMajor = test.major
+					s.protoMajor = major
 					return s
 				}
-				reading := g.at(t, sibling(&sender{size: 1000, atOnce: 500, keeps: 500}))
-				parked := sibling(&sender{size: 1000, atOnce: 1000, keeps: 1})
-				last := sibling(&sender{size: 1000, atOnce: 1000, keeps: 1})
+				reading := g.at(t, sibling(test.reader, &sender{size: 1000, atOnce: 500, keeps: 500}))
+				parked := sibling(test.major, &sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
+				last := sibling(test.major, &sender{size: 1 << 20, atOnce: 1 << 20, keeps: 1})
 				parked.remoteAddr, last.remoteAddr = test.addr, test.addr
 				start := time.Now()
 				first, second := g.at(t, parked), g.at(t, last)
@@ -382,4 +384,31 @@ func TestParkedUploadStarvesNoSibling(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Parked uploads that can't fill the window of their connection stay when
+// another one is silent: a CDN has the uploads of many clients on one.
+func TestSmallParkedUploadsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := open(t, Capacity{Slots: 1, Queue: 5, Wait: 19 * time.Second})
+		sibling := func(c *sender) *Stream {
+			s := c.stream()
+			s.protoMajor = 2
+			return s
+		}
+		silent := g.at(t, sibling(&sender{size: 1 << 20, atOnce: 500, keeps: 500}))
+		var parked []<-chan error
+		for range 5 {
+			parked = append(parked, g.at(t, sibling(&sender{size: 100_000, atOnce: 100_000})))
+		}
+		if err := <-silent; !errors.Is(err, ErrStalled) {
+			t.Errorf("the silent one: %v", err)
+		}
+		for _, result := range parked {
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
+		}
+		g.wantEmpty(t)
+	})
 }

@@ -1,6 +1,7 @@
 package upload
 
 import (
+	"io"
 	"net/http"
 	"time"
 
@@ -29,65 +30,84 @@ const (
 // then silence lasted 34 s, 2 MiB less the last byte would have lasted 522 s.
 type progress struct {
 	reader  *caddyhttp.IdleTimeoutReader
-	own     bool // reader is ours and not the server's
 	restore func()
 
-	site        time.Duration // idle timeout of the site; 0: none
+	site        time.Duration // idle timeout of the site
 	siteMinRate int64
 	timeout     time.Duration // 0: none
 
-	patience time.Duration // most that left can be
-	left     time.Duration
-	spent    time.Duration // in reads
-	received int64
+	left     time.Duration // of the patience
+	waited   time.Duration // in reads
+	bytes    int64
 	armed    time.Duration // what the reader is set to
+	why      error         // what it means when that is over
+	unproven *Refused      // ends the upload as soon as it is slow; nil: it may be slow
 }
 
-// idleReader returns the reader that applies the idle timeout to the body of
-// r. Where the site has none it wraps the body, as Caddy's timeouts handler does.
-func idleReader(w http.ResponseWriter, r *http.Request) (reader *caddyhttp.IdleTimeoutReader, own bool) {
+// idleReader returns the body of r, and the reader that applies the idle
+// timeout to it. Where the site has none that is ours and the body itself, as
+// in Caddy's timeouts handler.
+func idleReader(w http.ResponseWriter, r *http.Request) (body io.Reader, reader *caddyhttp.IdleTimeoutReader) {
 	if reader, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); reader != nil {
-		return reader, false
+		return r.Body, reader
 	}
-	return &caddyhttp.IdleTimeoutReader{
+	reader = &caddyhttp.IdleTimeoutReader{
 		ReadCloser:        r.Body,
 		Ctrl:              http.NewResponseController(w),
 		Deadline:          caddyhttp.IdleDeadline{Start: time.Now(), Timeout: fullPatience},
 		Logger:            zap.NewNop(),
 		DrainDeadline:     r.ProtoMajor == 1 && r.ContentLength != 0,
 		ClearBetweenReads: r.ProtoMajor == 2,
-	}, true
+	}
+	return reader, reader
 }
 
-func (p *progress) start(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
-	p.reader, p.own = idleReader(w, r)
-	if !p.own {
-		p.site, p.siteMinRate = p.reader.Deadline.Timeout, p.reader.Deadline.MinRate
-	}
-	p.timeout = timeout
-	p.patience, p.left = fullPatience, fullPatience
+func (p *progress) start(w http.ResponseWriter, r *http.Request, timeout time.Duration) (body io.Reader) {
+	body, p.reader = idleReader(w, r)
+	p.site, p.siteMinRate = p.reader.Deadline.Timeout, p.reader.Deadline.MinRate
+	p.timeout, p.left = timeout, fullPatience
+	return body
 }
 
-// allowed returns how long the next read may wait. The site's minimum rate
-// stays in force, counted over the time in reads.
-func (p *progress) allowed() time.Duration {
-	allowed := p.left
-	if p.timeout > 0 {
-		allowed = min(allowed, p.timeout-p.spent)
+// arm makes the next read end when the first of all limits is reached.
+func (p *progress) arm() {
+	allowed, why := p.left, ErrStalled
+	if left := p.timeout - p.waited; p.timeout > 0 && left < allowed {
+		allowed, why = left, ErrTimeout
 	}
-	switch {
-	case p.siteMinRate > 0:
-		credit := time.Duration(float64(p.received) / float64(p.siteMinRate) * float64(time.Second))
-		allowed = min(allowed, p.site+credit-p.spent)
-	case p.site > 0:
-		allowed = min(allowed, p.site)
+	if left := p.siteLeft(); left < allowed {
+		allowed, why = left, ErrSiteTimeout
 	}
-	return max(allowed, 0)
+	p.why = why
+	if left := p.untilSlow(); p.unproven != nil && left < allowed {
+		allowed, p.why = left, p.unproven
+	}
+	p.set(max(allowed, 0))
 }
 
-// arm makes the next read end after that time. Only the first Override's
-// restore has the site's own settings.
-func (p *progress) arm(allowed time.Duration) {
+// siteLeft is what the site allows. Its minimum rate stays in force, counted
+// over the time in reads.
+func (p *progress) siteLeft() time.Duration {
+	if p.siteMinRate == 0 {
+		return p.site
+	}
+	return p.site + timeFor(p.bytes, p.siteMinRate) - p.waited
+}
+
+// untilSlow returns how long a read may wait before the upload is slow; less
+// than 0 if it is already.
+func (p *progress) untilSlow() time.Duration {
+	return min(slowSilence, max(slowGrace, timeFor(p.bytes, soundRate))-p.waited)
+}
+
+// timeFor returns how long n bytes take at a rate.
+func timeFor(n, bytesPerSecond int64) time.Duration {
+	return time.Duration(float64(n) / float64(bytesPerSecond) * float64(time.Second))
+}
+
+// set sets the reader. Only the first Override's restore has the site's own
+// settings.
+func (p *progress) set(allowed time.Duration) {
 	if p.restore != nil && allowed == p.armed {
 		return
 	}
@@ -100,26 +120,18 @@ func (p *progress) arm(allowed time.Duration) {
 
 // took accounts for a read that waited and brought n bytes.
 func (p *progress) took(n int, waited time.Duration) {
-	p.spent += waited
-	p.received += int64(n)
-	credit := time.Duration(n) * time.Second / bytesPerSecond
-	p.left = min(p.patience, max(p.left-waited, 0)+credit)
+	p.waited += waited
+	p.bytes += int64(n)
+	p.left = min(fullPatience, max(p.left-waited, 0)+timeFor(int64(n), bytesPerSecond))
 }
 
-// blame tells which timeout ended a read that has waited so long. It is asked
-// before took.
+// blame tells which timeout ended a read that has waited so long. If it was none
+// of those that were set, it was the site's read_body.
 func (p *progress) blame(waited time.Duration) error {
-	timeoutLeft := p.left
-	if p.timeout > 0 {
-		timeoutLeft = p.timeout - p.spent
-	}
-	switch {
-	case waited < min(p.left, timeoutLeft):
+	if waited < p.armed {
 		return ErrSiteTimeout
-	case timeoutLeft < p.left:
-		return ErrTimeout
 	}
-	return ErrStalled
+	return p.why
 }
 
 // undo gives the reader back its own settings. It must run before the handler

@@ -61,7 +61,7 @@ func post(t *testing.T, srv *httptest.Server, body io.Reader, length int64) (*ht
 // impatient is a stream that has little patience, so that tests needn't wait.
 func impatient(w http.ResponseWriter, r *http.Request) *Stream {
 	s := NewStream(w, r, Limits{MaxBytes: 1 << 20})
-	s.progress.patience, s.progress.left = 200*time.Millisecond, 200*time.Millisecond
+	s.progress.left = 200 * time.Millisecond
 	return s
 }
 
@@ -169,7 +169,7 @@ func TestServerEndsARead(t *testing.T) {
 		read := make(chan error, 1)
 		srv := serve(t, major, site, func(w http.ResponseWriter, r *http.Request) {
 			s := NewStream(w, r, Limits{})
-			if err := s.peekFirst(); err != nil {
+			if _, err := s.first(); err != nil {
 				t.Error(err)
 			}
 			go func() {

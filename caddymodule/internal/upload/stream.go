@@ -22,58 +22,57 @@ var longAgo = time.Unix(1, 0)
 // answer, a lost connection). So whoever touches the request next must stop
 // the stream first, and a lock guards all of it.
 type Stream struct {
-	body       io.Reader
-	limit      int64
-	ctx        context.Context // of the request
-	protoMajor int
-	remoteAddr string
+	body  io.Reader
+	limit int64
+	ctx   context.Context // of the request
+	connectionID
 
-	mu          sync.Mutex
-	idle        sync.Cond // signalled when no read is in progress
-	progress    progress
-	length      int64
-	reading     bool
-	since       time.Time // when the read in progress began
-	waited      time.Duration
-	silence     time.Duration // of the read that timed out
-	bytes       int64
-	head        []byte // received and not taken yet
-	headBuffer  *chunk
-	received    bool
-	takenAt     time.Time
-	sentAt      time.Time
-	stopped     bool
-	interrupted error    // why a read was, or is to be, ended by us
-	unproven    *Refused // ends the upload as soon as it is slow; nil: it may be slow
-	timedOut    bool
-	fault       error
+	mu       sync.Mutex
+	idle     sync.Cond // signalled when no read is in progress
+	progress progress
+	length   int64
+	reading  bool
+	since    time.Time     // when the read in progress began
+	silence  time.Duration // of the read that timed out
+	head     []piece       // received and not taken yet
+	offset   int           // how much of the first piece was taken
+	claim    *claim        // the memory that head takes; nil where the body is streamed
+	received bool
+	takenAt  time.Time
+	sentAt   time.Time
+	stopped  bool
+	ended    error // why nothing more is read: a fault of the client, or a *Refused
+	broken   bool  // a read timed out, or was ended by us: the connection can't be used again
+}
+
+// piece is a chunk with n bytes in it.
+type piece struct {
+	chunk *chunk
+	n     int
 }
 
 // NewStream prepares to read the body of r. Nothing is read yet.
 func NewStream(w http.ResponseWriter, r *http.Request, limits Limits) *Stream {
 	s := &Stream{
-		body:       r.Body,
-		limit:      limits.MaxBytes,
-		ctx:        r.Context(),
-		protoMajor: r.ProtoMajor,
-		remoteAddr: r.RemoteAddr,
-		length:     r.ContentLength,
-		received:   r.ContentLength == 0,
+		limit:        limits.MaxBytes,
+		ctx:          r.Context(),
+		connectionID: connectionID{r.ProtoMajor, r.RemoteAddr},
+		length:       r.ContentLength,
+		received:     r.ContentLength == 0,
 	}
 	s.idle.L = &s.mu
-	s.progress.start(w, r, limits.Timeout)
-	if s.progress.own {
-		s.body = s.progress.reader
-	}
+	s.body = s.progress.start(w, r, limits.Timeout)
 	if s.limit > 0 && s.length > s.limit {
-		s.fault = ErrTooLarge
+		s.ended = ErrTooLarge
 	}
 	return s
 }
 
 // Read implements io.Reader for the transport.
-func (s *Stream) Read(p []byte) (int, error) {
-	n, err := s.receive(p)
+func (s *Stream) Read(p []byte) (n int, err error) {
+	if n = s.takeHead(p); n == 0 && len(p) > 0 {
+		n, err = s.fetch(p)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -86,25 +85,39 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receive returns the next bytes: of the head, or from the client.
-func (s *Stream) receive(p []byte) (int, error) {
+// takeHead copies under the lock: after Stop nobody copies from the head any
+// more, and its memory can be used again. What was taken is given back at once:
+// a capsule is never sent twice.
+func (s *Stream) takeHead(p []byte) int {
 	s.mu.Lock()
-	if len(s.head) > 0 && !s.stopped {
-		defer s.mu.Unlock()
-		return s.takeHead(p), nil
+	defer s.mu.Unlock()
+	if len(s.head) == 0 {
+		return 0
 	}
-	s.mu.Unlock()
-	return s.fetch(p)
+	first := s.head[0]
+	n := copy(p, first.chunk[s.offset:first.n])
+	if s.offset += n; s.offset == first.n {
+		s.head, s.offset = s.head[1:], 0
+		s.free(first.chunk)
+	}
+	return n
+}
+
+func (s *Stream) free(c *chunk) {
+	chunks.Put(c)
+	if s.claim != nil {
+		s.claim.free()
+	}
 }
 
 // fetch reads from the client. When the body is complete it doesn't look for
 // more, which a client might never send.
-func (s *Stream) fetch(p []byte) (int, error) {
+func (s *Stream) fetch(p []byte) (n int, err error) {
 	if err := s.begin(); err != nil {
 		return 0, err
 	}
-	n, err := s.body.Read(p)
-	return s.finish(n, err)
+	defer func() { n, err = s.finish(n, err) }() // also if the body panics
+	return s.body.Read(p)
 }
 
 func (s *Stream) begin() error {
@@ -115,35 +128,12 @@ func (s *Stream) begin() error {
 		return ErrStopped
 	case s.received:
 		return io.EOF
-	case s.fault != nil:
-		return s.fault
-	case s.interrupted != nil:
-		return s.interrupted
+	case s.ended != nil:
+		return s.ended
 	}
 	s.reading, s.since = true, time.Now()
-	allowed := s.progress.allowed()
-	if s.unproven != nil {
-		allowed = min(allowed, s.untilSlow())
-	}
-	s.progress.arm(allowed)
+	s.progress.arm()
 	return nil
-}
-
-// takeHead copies under the lock: after Stop nobody copies from the head's
-// buffer any more, and it can go back to its pool.
-func (s *Stream) takeHead(p []byte) int {
-	n := copy(p, s.head)
-	if s.head = s.head[n:]; len(s.head) == 0 {
-		s.dropHead()
-	}
-	return n
-}
-
-func (s *Stream) dropHead() {
-	if s.headBuffer != nil {
-		chunks.Put(s.headBuffer)
-	}
-	s.head, s.headBuffer = nil, nil
 }
 
 func (s *Stream) finish(n int, err error) (int, error) {
@@ -153,10 +143,8 @@ func (s *Stream) finish(n int, err error) (int, error) {
 	s.reading = false
 	s.idle.Broadcast()
 
-	s.bytes += int64(n)
-	err = s.judge(err, waited)
-	s.waited += waited
 	s.progress.took(n, waited)
+	err = s.judge(err, waited)
 	switch {
 	case s.stopped:
 		return 0, ErrStopped
@@ -169,56 +157,47 @@ func (s *Stream) finish(n int, err error) (int, error) {
 // judge tells what it means that a read ended with err. It returns what the
 // reader is told.
 func (s *Stream) judge(err error, waited time.Duration) error {
-	deadline := s.timedOutIn(err, waited)
+	// In the trailer of a chunked body net/http reports a timeout as a cut body.
+	deadline := errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
 	if deadline {
-		s.timedOut, s.silence = true, waited
+		s.broken, s.silence = true, waited
 	}
 	switch {
-	case s.limit > 0 && s.bytes > s.limit:
-		s.fault = ErrTooLarge
-	case s.bytes == s.length:
+	case s.limit > 0 && s.progress.bytes > s.limit:
+		s.ended = ErrTooLarge
+	case s.progress.bytes == s.length:
 		s.received = true
 		return nil
 	case err == nil:
 		return nil
 	case err == io.EOF && s.length < 0:
-		s.received = true
+		s.received, s.length = true, s.progress.bytes
 		return io.EOF
 	case err == io.EOF:
-		s.fault = ErrShort // over HTTP/2 and HTTP/3 the client is still there
-	case s.interrupted != nil:
-		return s.interrupted
-	case deadline && s.unproven != nil && waited >= s.untilSlow():
-		s.interrupted = s.unproven
-		return s.interrupted
+		s.ended = ErrShort // over HTTP/2 and HTTP/3 the client is still there
+	case s.stopped:
+		return ErrStopped
+	case s.ended != nil: // by us, while it was read
+	case deadline:
+		s.ended = s.progress.blame(waited)
 	default:
-		s.fault = s.blame(err, deadline, waited)
+		s.ended = s.blame(err)
 	}
-	return s.fault
+	return s.ended
 }
 
-// timedOutIn reports whether a read that waited so long ended by its deadline.
-// In the trailer of a chunked body net/http reports a timeout as a cut body.
-func (s *Stream) timedOutIn(err error, waited time.Duration) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
-}
-
-// blame looks at the error before the context: over HTTP/1 a read that timed
-// out ends the request's context, as a client that leaves does.
-func (s *Stream) blame(err error, deadline bool, waited time.Duration) error {
-	if deadline {
-		return s.progress.blame(waited)
-	}
+// blame tells what an error is that is no timeout: over HTTP/1 a timeout ends
+// the request's context, as a client that leaves does.
+func (s *Stream) blame(err error) error {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return err
 	}
-	netErr, isNet := errors.AsType[*net.OpError](err)
+	_, isNet := errors.AsType[*net.OpError](err)
 	h3Err, isH3 := errors.AsType[*http3.Error](err)
 	switch {
 	case s.ctx.Err() != nil,
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed),
-		isNet && !netErr.Timeout(),
-		isH3 && h3Err.Remote:
+		isNet, isH3 && h3Err.Remote:
 		return ErrGone
 	}
 	return err
@@ -245,11 +224,13 @@ func (s *Stream) state(now time.Time) State {
 	st := State{
 		Received: s.received,
 		SentAt:   s.sentAt,
-		Bytes:    s.bytes,
-		Waited:   s.waited,
+		Bytes:    s.progress.bytes,
+		Waited:   s.progress.waited,
 		Silence:  s.silence,
-		Unread:   !s.received || s.timedOut || s.interrupted != nil,
-		Fault:    s.fault,
+		Unread:   !s.received || s.broken,
+	}
+	if _, refused := errors.AsType[*Refused](s.ended); !refused {
+		st.Fault = s.ended
 	}
 	switch {
 	case s.reading:
@@ -261,19 +242,27 @@ func (s *Stream) state(now time.Time) State {
 	return st
 }
 
-// Stop implements Body.
+// Stop implements Body. What was received and not taken is given up.
 func (s *Stream) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped = true
+	s.stop()
 }
 
-// Rest stops s and returns what is left of its body. Reading it waits for a
-// read in progress. The site's own timeouts apply to it.
+func (s *Stream) stop() {
+	s.stopped = true
+	for _, p := range s.head {
+		s.free(p.chunk)
+	}
+	s.head = nil
+}
+
+// Rest stops s and returns what is left of its body on the connection. Reading
+// it waits for a read in progress. The site's own timeouts apply to it.
 func (s *Stream) Rest() io.ReadCloser {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped = true
+	s.stop()
 	s.progress.undo()
 	return &rest{s}
 }
@@ -281,31 +270,26 @@ func (s *Stream) Rest() io.ReadCloser {
 type rest struct{ s *Stream }
 
 // Read implements io.Reader. It knows no limit: what is left is only discarded.
-func (r *rest) Read(p []byte) (int, error) {
+func (r *rest) Read(p []byte) (n int, err error) {
 	s := r.s
 	s.mu.Lock()
 	for s.reading {
 		s.idle.Wait()
 	}
-	if len(s.head) > 0 {
-		defer s.mu.Unlock()
-		return s.takeHead(p), nil
-	}
 	if s.received {
-		defer s.mu.Unlock()
+		s.mu.Unlock()
 		return 0, io.EOF
 	}
 	s.reading, s.since = true, time.Now()
 	s.mu.Unlock()
-
-	n, err := s.body.Read(p)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reading = false
-	s.timedOut = s.timedOut || errors.Is(err, os.ErrDeadlineExceeded)
-	s.idle.Broadcast()
-	return n, err
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reading = false
+		s.broken = s.broken || errors.Is(err, os.ErrDeadlineExceeded)
+		s.idle.Broadcast()
+	}()
+	return s.body.Read(p)
 }
 
 // Close implements io.Closer.
@@ -319,36 +303,39 @@ func (r *rest) Close() error { return nil }
 func (s *Stream) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped = true
-	if s.reading {
-		supported := s.interrupt(ErrStopped)
-		for supported && s.reading { // else nothing would end the read
-			s.idle.Wait()
-		}
+	s.stop()
+	supported := s.interrupt()
+	for supported && s.reading { // else nothing would end the read
+		s.idle.Wait()
 	}
-	s.dropHead()
 	s.progress.undo()
-	if s.progress.own {
+	if s.body == io.Reader(s.progress.reader) { // ours, and not the server's
 		s.progress.reader.HandlerDone()
 	}
 }
 
-// interrupt ends a read in progress, and keeps a later one from beginning. It
-// asks Caddy's reader, which works below a ResponseWriter without Unwrap and
-// keeps the deadline as a ceiling over the ones of later reads.
-func (s *Stream) interrupt(why error) (supported bool) {
-	s.interrupted = why
-	return !s.reading || s.progress.reader.SetReadDeadline(longAgo) == nil
+// interrupt ends a read in progress. It asks Caddy's reader, which works below
+// a ResponseWriter without Unwrap and keeps the deadline as a ceiling over the
+// ones of later reads.
+func (s *Stream) interrupt() (supported bool) {
+	if !s.reading {
+		return true
+	}
+	s.broken = true
+	return s.progress.reader.SetReadDeadline(longAgo) == nil
 }
 
 // displace ends an upload, unless it is complete.
-func (s *Stream) displace(why error) bool {
+func (s *Stream) displace(why *Refused) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.received {
 		return false
 	}
-	s.interrupt(why)
+	if s.ended == nil {
+		s.ended = why
+	}
+	s.interrupt()
 	return true
 }
 
@@ -356,65 +343,60 @@ func (s *Stream) displace(why error) bool {
 // more than this.
 const firstRead = 1 << 10
 
-// peek reads the first 32 KiB, or the whole body if it is smaller, and keeps
-// it. An idle upload so costs the upstream nothing, not even a connection.
+// first waits for the first bytes of the body.
+func (s *Stream) first() ([]byte, error) {
+	first := make([]byte, firstRead)
+	n, err := s.fetch(first)
+	if err == io.EOF {
+		err = nil
+	}
+	return first[:n], err
+}
+
+// peek receives the first 32 KiB, or the whole body if it is smaller. An idle
+// upload so costs the upstream nothing, not even a connection.
 func (s *Stream) peek() error {
-	if err := s.peekFirst(); err != nil {
+	first, err := s.first()
+	if err != nil {
 		return err
 	}
-	for room := s.room(); len(room) > 0; room = s.room() {
-		n, err := s.fetch(room)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		s.growHead(n)
-	}
-	return nil
+	return s.fill(chunks.Get().(*chunk), first)
 }
 
-// peekFirst waits for the first bytes of the body.
-func (s *Stream) peekFirst() error {
-	if s.State().Bytes > 0 {
-		return nil
-	}
-	small := firstReads.Get().(*[firstRead]byte)
-	defer firstReads.Put(small)
-	n, err := s.fetch(small[:])
-	if err != nil && err != io.EOF {
-		return err
-	}
-	s.mu.Lock()
-	if n > 0 {
-		s.headBuffer = chunks.Get().(*chunk)
-		copy(s.headBuffer[:], small[:n])
-	}
-	s.mu.Unlock()
-	s.growHead(n)
-	return nil
-}
-
-// room returns what is free of the head's buffer, as long as there is more to
-// come.
-func (s *Stream) room() []byte {
+// open makes the head's memory that of a claim.
+func (s *Stream) open(m *memory, gauge Gauge) *claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.received || s.headBuffer == nil {
+	length := s.length
+	if length < 0 && s.limit > 0 {
+		length = s.limit
+	}
+	s.claim = m.open(length, gauge)
+	return s.claim
+}
+
+// fill adds a chunk to the head, which begins with first. It is only shorter
+// than others if the body ends in it.
+func (s *Stream) fill(c *chunk, first []byte) (err error) {
+	n := copy(c[:], first)
+	defer func() { s.keep(piece{c, n}) }()
+	for m := 0; n < chunkSize && err == nil; n += m {
+		m, err = s.fetch(c[n:])
+	}
+	if err == io.EOF {
 		return nil
 	}
-	return s.headBuffer[len(s.head):]
+	return err
 }
 
-// growHead has the head end n bytes later. A chunked body that ended in it has
-// a length from now on.
-func (s *Stream) growHead(n int) {
+// keep adds a piece to the head. An empty one would hide that the last byte was
+// taken.
+func (s *Stream) keep(p piece) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.headBuffer != nil {
-		s.head = s.headBuffer[:len(s.head)+n]
+	if p.n == 0 || s.stopped {
+		s.free(p.chunk)
+		return
 	}
-	if s.received && s.length < 0 {
-		s.length = s.bytes
-	}
+	s.head = append(s.head, p)
 }
-
-var firstReads = sync.Pool{New: func() any { return new([firstRead]byte) }}

@@ -57,8 +57,5 @@ type State struct {
 	Fault    error         // what the client did wrong
 }
 
-// Interface guards
-var (
-	_ Body = (*Stream)(nil)
-	_ Body = (*buffer)(nil)
-)
+// Interface guard
+var _ Body = (*Stream)(nil)
