@@ -121,6 +121,7 @@ type Verdict struct {
 	Reason   Reason
 	Folder   *Folder // nil unless one was read
 	Error    *Error  // nil unless Oz gave one, for the capsule or for a failed analysis
+	Err      error   // why the Reason is MalformedAnswer; quotes nothing of the answer
 }
 
 // Judge decides by Oz's answer: its HTTP status and its body, which for 200
@@ -131,7 +132,7 @@ func (p Policy) Judge(status int, doc []byte, requirements []Requirement) Verdic
 	}
 	folder, err := ReadFolder(doc)
 	if err != nil {
-		return Verdict{Decision: Unavailable, Reason: MalformedAnswer}
+		return Verdict{Decision: Unavailable, Reason: MalformedAnswer, Err: err}
 	}
 	for _, r := range requirements {
 		if !r.Path.Holds(doc, r.Value) {

@@ -1,5 +1,11 @@
 package oz
 
+import (
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
 // Codes of Oz's error objects. With a capsule, 3, 4 and 5 have a meaning of
 // their own, which is the one that counts here. What none of the names covers
 // may still come: no code is more than a number to be passed on.
@@ -28,14 +34,18 @@ type Error struct {
 }
 
 // ReadError reads an error object as strictly as ReadFolder does a folder. It
-// is one only with an error_code that is an integer.
+// is one only with an error_code that is an integer, or a string of exactly one:
+// the vendor's type is a number, but a 400 with its code in quotes is still Oz's
+// word about the capsule, and without it the client would be told that Oz is at
+// fault. Nothing is accepted by it, as an error object only refuses. In folders,
+// which accept, numbers stay numbers.
 func ReadError(doc []byte) (Error, bool) {
 	var code *int
 	var message string
 	err := readObject(doc, func(s strict, name string) error {
 		switch name {
 		case "error_code":
-			return s.integer(&code)
+			return s.code(&code)
 		case "error_message":
 			return s.text(&message)
 		}
@@ -45,6 +55,23 @@ func ReadError(doc []byte) (Error, bool) {
 		return Error{}, false
 	}
 	return Error{Code: *code, Message: message}, true
+}
+
+// code reads a value into dst if it is an integer, or a string of one in the
+// spelling that JSON has for it. Any other value is as good as absent.
+func (s strict) code(dst **int) error {
+	if s.kind() != jsontext.KindString {
+		return s.integer(dst)
+	}
+	var text string
+	if err := s.text(&text); err != nil {
+		return err
+	}
+	if i, err := strconv.ParseInt(text, 10, 32); err == nil && strconv.FormatInt(i, 10) == text {
+		n := int(i)
+		*dst = &n
+	}
+	return nil
 }
 
 // Container reports whether it is the capsule that Oz complains about.

@@ -1,0 +1,231 @@
+package ozclient
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
+)
+
+// userAgent names this gateway in Oz's log.
+const userAgent = "caddy-oz-instant"
+
+// call is one request to Oz through the inner reverse_proxy, which may try
+// several upstreams for it. It travels in the request's context, as
+// reverse_proxy leaves no other way; the selector and the transport record in
+// it what happened. The answer is read inside the transport, and what
+// reverse_proxy would write to a client is discarded.
+type call struct {
+	method string
+	path   string // after base_path
+	header http.Header
+	body   upload.Body // nil without one
+	reader answerReader
+	tried  []string // upstreams; a second call begins with those of the first
+
+	token string // the access token; it is added inside the transport
+
+	start   time.Time
+	waited  time.Duration // for the client, before the call
+	sent    bool          // something of the call was taken, or may have been
+	allFull bool          // upstreams are up, and all at their limit
+	failure *Error        // of the last attempt; nil if an answer was taken in
+	doc     []byte        // the pruned folder, or what may be an error object
+	date    time.Time     // of the answer, by Oz's clock
+	shots   []oz.BestShot
+	report  Report
+}
+
+type callCtxKey struct{}
+
+// authorized makes the call with an access token, if Oz wants one.
+func (c *Client) authorized(ctx context.Context, client *http.Request, k *call) *Error {
+	k.begin()
+	defer k.end()
+	k.token = c.token
+	if c.account == nil {
+		return c.do(ctx, client, k)
+	}
+	t, failure := c.account.acquire(ctx, c)
+	if failure != nil {
+		return failure
+	}
+	k.token = t.value
+	failure = c.do(ctx, client, k)
+	c.account.used(c, t, k.report.Status, tokenRefused(k.report.Status, k.doc))
+	return failure
+}
+
+func (k *call) begin() {
+	k.start = time.Now()
+	if k.body != nil {
+		k.waited = k.body.State().Waited
+	}
+}
+
+// end reports how the call's time was spent.
+func (k *call) end() {
+	now := time.Now()
+	switch sentAt := k.state().SentAt; {
+	case k.body == nil:
+		k.report.Time = now.Sub(k.start)
+	case sentAt.IsZero():
+		k.report.Upload = now.Sub(k.start)
+	default:
+		k.report.Upload, k.report.Time = sentAt.Sub(k.start), now.Sub(sentAt)
+	}
+}
+
+func (k *call) state() upload.State {
+	if k.body == nil {
+		return upload.State{}
+	}
+	return k.body.State()
+}
+
+// attempted returns what is known of the call by now.
+func (k *call) attempted(ctx context.Context, err error) attempted {
+	s := k.state()
+	return attempted{
+		err: err, cause: context.Cause(ctx), body: s, tried: k.report.Tries > 0,
+		sent: k.sent, answered: k.report.Status != 0,
+		elapsed: time.Since(k.start), waited: s.Waited - k.waited,
+	}
+}
+
+// do makes the call. The client's request, if there is one, lends placeholders
+// to header_up, ids for tracing, and its address to the proxy's own options;
+// nothing else of it travels. The context of the call is its own.
+func (c *Client) do(ctx context.Context, client *http.Request, k *call) *Error {
+	err := c.proxy.ServeHTTP(&sink{header: make(http.Header)}, c.request(ctx, client, k), nobody)
+	if k.failure == nil && k.report.Status == 0 {
+		k.failure = blame(k.attempted(ctx, k.untriedErr(err)))
+	}
+	if k.failure != nil && k.failure.Reason == oz.Unreachable {
+		k.report.NoUpstream = isNoUpstream(err)
+	}
+	return k.failure
+}
+
+// untriedErr says why no upstream was tried.
+func (k *call) untriedErr(err error) error {
+	switch {
+	case k.allFull:
+		return errAllFull
+	case err == nil: // can't happen, and if it does is not a decision
+		return errors.New("the call ended without a result")
+	}
+	return err
+}
+
+// nobody is the next handler of the inner proxy, which never calls it.
+var nobody = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+
+// bodyPlaceholder begins the placeholders that read the whole capsule into a text.
+const bodyPlaceholder = "http.request.body"
+
+// request returns the sub-request: a header set of our own, so that no cookie,
+// no Authorization and no client address travels to Oz unless the operator adds
+// it with header_up. It has a context, variables and a replacer of its own,
+// because a second reverse_proxy in the same request would otherwise overwrite
+// what the first one left there.
+func (c *Client) request(ctx context.Context, client *http.Request, k *call) *http.Request {
+	sub := &http.Request{
+		Method:     k.method,
+		URL:        &url.URL{Path: c.basePath + k.path},
+		Proto:      "HTTP/1.1",
+		ProtoMajor: 1,
+		ProtoMinor: 1,
+		Header:     ownHeader(k.header),
+	}
+	if k.body != nil {
+		sub.Body, sub.ContentLength = k.body, k.body.Length()
+	}
+	sub = sub.WithContext(context.WithValue(ctx, callCtxKey{}, k))
+	repl := caddy.NewReplacer()
+	if client == nil {
+		sub.RemoteAddr = "0.0.0.0:0" // proxy_protocol needs one
+		sub = caddyhttp.PrepareRequest(sub, repl, nil, new(caddyhttp.Server))
+		caddyhttp.SetVar(sub.Context(), caddyhttp.ClientIPVarKey, "")
+		caddyhttp.SetVar(sub.Context(), caddyhttp.TrustedProxyVarKey, false)
+		return sub
+	}
+	trace(sub.Header, client.Header)
+	sub.RemoteAddr = client.RemoteAddr
+	if r, ok := client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(func(key string) (any, bool) { // placeholders in header_up speak of the client's request
+			if strings.HasPrefix(key, bodyPlaceholder) {
+				return "", true // but never of the capsule itself
+			}
+			return r.Get(key)
+		})
+	}
+	server, _ := client.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)
+	for _, name := range []string{caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey} {
+		caddyhttp.SetVar(sub.Context(), name, caddyhttp.GetVar(client.Context(), name))
+	}
+	return sub
+}
+
+func ownHeader(extra http.Header) http.Header {
+	h := http.Header{
+		"Accept": {"application/json"},
+		// Go would ask for gzip by itself, which the pruner cannot read.
+		"Accept-Encoding": {"identity"},
+		"User-Agent":      {userAgent},
+		// A nil value keeps reverse_proxy from adding the field.
+		"X-Forwarded-For":   nil,
+		"X-Forwarded-Host":  nil,
+		"X-Forwarded-Proto": nil,
+	}
+	maps.Copy(h, extra)
+	return h
+}
+
+// tracedHeaders go to Oz so that one trace, or one id, leads through both logs.
+var tracedHeaders = []string{"Traceparent", "Tracestate", "X-Request-Id"}
+
+func trace(to, from http.Header) {
+	for _, name := range tracedHeaders {
+		if v := from[name]; len(v) == 1 && traceable(v[0]) {
+			to[name] = v
+		}
+	}
+}
+
+// traceable keeps what a client may put into Oz's log within bounds.
+func traceable(s string) bool {
+	if s == "" || len(s) > 512 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// isNoUpstream reports whether reverse_proxy found no upstream to try.
+func isNoUpstream(err error) bool {
+	var herr caddyhttp.HandlerError
+	return errors.As(err, &herr) && herr.StatusCode == http.StatusServiceUnavailable
+}
+
+// sink discards what reverse_proxy writes: by then the answer has been read.
+// Its header map is its own, where interim answers of Oz end as well.
+type sink struct{ header http.Header }
+
+func (s *sink) Header() http.Header         { return s.header }
+func (s *sink) WriteHeader(int)             {}
+func (s *sink) Write(p []byte) (int, error) { return len(p), nil }

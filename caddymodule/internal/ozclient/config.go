@@ -1,0 +1,425 @@
+// Package ozclient reaches Oz: it holds the configuration of the way there,
+// calls through Caddy's reverse_proxy, access tokens, the choice of an
+// upstream, and the one rule that says whose fault a failed call was.
+package ozclient
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
+)
+
+// Config says how Oz is reached.
+type Config struct {
+	// How Oz is reached: the configuration of a `reverse_proxy` handler, with
+	// its upstreams, load balancing, health checks and transport. Required;
+	// without upstreams the config does not load.
+	//
+	// It differs from a plain `reverse_proxy` in this. Keep-alive is off unless
+	// `transport.keep_alive` is set: a capsule posted on a kept connection that
+	// Oz closes at that moment would be lost, and beside seconds of analysis a
+	// handshake costs nothing. The proxy of the environment (`HTTP_PROXY`) is
+	// not used unless `transport.network_proxy` says so. A capsule is never sent
+	// twice, whatever `load_balancing` says, unless not one byte of it was
+	// taken; another attempt goes to an upstream that was not tried, if there
+	// is one. If active health checks mark every upstream as down, they are
+	// ignored: a probe that waits behind real work looks just like that.
+	//
+	// Options that cannot work here, or that would let a client mark Oz as down,
+	// are refused: `handle_response`, `rewrite`, `request_buffers`,
+	// `response_buffers`, `stream_buffer_size`, `circuit_breaker`,
+	// `unhealthy_latency`, an `unhealthy_status` that covers 400 or 413,
+	// `flush_interval`, `stream_timeout`, `stream_close_delay`,
+	// `trusted_proxies`, a `load_balancing.retry_match`, a
+	// `load_balancing.try_interval` of more than a second, operations on the
+	// response's header and those on the request's framing and content type, and
+	// `read_timeout`, `write_timeout` and `max_conns_per_host` of the `http`
+	// transport.
+	ReverseProxy *reverseproxy.Handler `json:"reverse_proxy,omitempty"`
+
+	// A path to put before `/api/…` when the vendor's {{host}} has one, such
+	// as `/oz`. Begins with `/` and does not end with one. Default: none.
+	BasePath string `json:"base_path,omitempty"`
+
+	// The value of `X-Forensic-Access-Token`, for an Oz installation that asks
+	// for one (the guide's "Authorization"). Use `{env.NAME}` or `{file./path}`:
+	// they are read when the config is loaded, and the config shows only the
+	// placeholder. Empty or unknown placeholders do not load. Default: none is sent.
+	AccessToken string `json:"access_token,omitempty"`
+
+	// An account to get access tokens with, instead of `access_token`.
+	// Default: none.
+	Credentials *Credentials `json:"credentials,omitempty"`
+}
+
+// Credentials are an account at Oz. The gateway logs in when the first capsule
+// needs a token, renews the token with the first call after four fifths of its
+// life, and logs in again when Oz refuses it. All sites with the same account
+// and the same way to Oz share one token, and it outlives reloads of the config.
+type Credentials struct {
+	// The account's e-mail address. Placeholders as in `access_token`.
+	Email string `json:"email"`
+
+	// Its password. Use `{env.NAME}` or `{file./path}`.
+	Password string `json:"password"`
+}
+
+// maxTryInterval bounds the pause between two attempts. reverse_proxy does not
+// look at a call's context while it waits, so that a longer pause would
+// outlast the call's timeout.
+const maxTryInterval = time.Second
+
+// Validate checks the configuration. It must be called before New, which
+// consumes the configuration; New calls it itself.
+func (c *Config) Validate() error {
+	if err := checkProxy(c.ReverseProxy); err != nil {
+		return err
+	}
+	if err := c.checkHeaders(); err != nil {
+		return err
+	}
+	if c.BasePath != "" {
+		if err := checkBasePath(c.BasePath); err != nil {
+			return fmt.Errorf("base_path: %w", err)
+		}
+	}
+	if c.AccessToken != "" && c.Credentials != nil {
+		return errors.New("access_token and credentials exclude each other")
+	}
+	return nil
+}
+
+// refusals are the options of reverse_proxy and of its http transport that are
+// refused, each with the reason and what to use instead.
+var refusals = map[string]string{
+	"handle_response":       "the answer is read by oz_instant; use handle_decision",
+	"replace_status":        "the answer is read by oz_instant; use handle_decision",
+	"copy_response":         "the answer is read by oz_instant; use handle_decision",
+	"copy_response_headers": "the answer is read by oz_instant; use handle_decision",
+	"header_down":           "the answer is read by oz_instant; use the header directive for what clients get",
+	"flush_interval":        "the answer is read by oz_instant and not streamed",
+	"stream_timeout":        "the answer is read by oz_instant and not streamed; use timeout",
+	"stream_close_delay":    "the answer is read by oz_instant and not streamed",
+	"stream_buffer_size":    "the answer is read by oz_instant and not streamed",
+	"rewrite":               "the path is Oz's; use base_path for a prefix",
+	"method":                "a capsule is POSTed",
+	"request_buffers":       "a capsule is streamed and never sent twice; use capacity { memory } to buffer it",
+	"response_buffers":      "a cut answer would look whole; use max_answer",
+	"circuit_breaker":       "it would count what clients do against Oz; use fail_duration",
+	"lb_retry_match":        "a capsule is never sent twice; use lb_retries for attempts that sent nothing",
+	"trusted_proxies":       "no address of a client is forwarded to Oz; use the global option trusted_proxies",
+	"unhealthy_latency":     "it would count the client's upload time, so that a slow phone could mark Oz as down; use timeout",
+	"unhealthy_status":      "a device can make Oz answer 400 and 413, and so mark it as down; name other statuses",
+	"read_timeout":          "it times the client's upload, so that a slow phone could mark Oz as down; use timeout",
+	"write_timeout":         "it times the client's upload, so that a slow phone could mark Oz as down; use upload_timeout",
+	"max_conns_per_host":    "capsules would wait for a connection in Oz's time; use capacity { slots }",
+}
+
+func refused(option string) error {
+	return fmt.Errorf("%s cannot be used in oz_instant: %s", option, refusals[option])
+}
+
+// CheckOption says why an option of a reverse_proxy block in a Caddyfile, or of
+// its http transport, can't be used here, or nil. Options that depend on their
+// values (unhealthy_status, header_up) are left to Validate.
+func CheckOption(name string) error {
+	if _, known := refusals[name]; known && name != "unhealthy_status" {
+		return refused(name)
+	}
+	return nil
+}
+
+// CheckUpstream says why an upstream in a Caddyfile can't have a path, where
+// Caddy itself would only say what it supports.
+func CheckUpstream(address string) error {
+	if !strings.Contains(address, "://") || strings.Contains(address, "{") {
+		return nil
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Path == "" {
+		return nil // Caddy's parser says the rest
+	}
+	u.User = nil
+	host, path := u.Scheme+"://"+u.Host, strings.TrimRight(u.Path, "/")
+	if path == "" {
+		return fmt.Errorf("upstream %s/: an upstream has no path (want %s)", host, host)
+	}
+	return fmt.Errorf("upstream %s%s: an upstream has no path (want %s and base_path %s)", host, u.Path, host, path)
+}
+
+// checkProxy refuses a config that has no way to Oz, or one that would break
+// the exchange.
+func checkProxy(rp *reverseproxy.Handler) error {
+	if rp == nil || (len(rp.Upstreams) == 0 && rp.DynamicUpstreamsRaw == nil) {
+		return errors.New("no Oz upstream configured (for example https://oz.internal)")
+	}
+	lb := rp.LoadBalancing
+	if lb == nil {
+		lb = new(reverseproxy.LoadBalancing)
+	}
+	for _, option := range []struct {
+		name string
+		set  bool
+	}{
+		{"handle_response", len(rp.HandleResponse) > 0},
+		{"rewrite", rp.Rewrite != nil},
+		{"request_buffers", rp.RequestBuffers != 0},
+		{"response_buffers", rp.ResponseBuffers != 0},
+		{"stream_buffer_size", rp.StreamBufferSize != 0},
+		{"circuit_breaker", rp.CBRaw != nil},
+		{"flush_interval", rp.FlushInterval != 0},
+		{"stream_timeout", rp.StreamTimeout != 0},
+		{"stream_close_delay", rp.StreamCloseDelay != 0},
+		{"trusted_proxies", len(rp.TrustedProxies) > 0},
+		{"lb_retry_match", len(lb.RetryMatchRaw) > 0},
+	} {
+		if option.set {
+			return refused(option.name)
+		}
+	}
+	if time.Duration(lb.TryInterval) > maxTryInterval {
+		return fmt.Errorf("lb_try_interval: %s is too long (want at most %s): a pause between attempts would outlast the call's timeout",
+			time.Duration(lb.TryInterval), maxTryInterval)
+	}
+	if err := checkPassive(rp.HealthChecks); err != nil {
+		return err
+	}
+	return checkHTTPTransport(rp.TransportRaw)
+}
+
+func checkPassive(checks *reverseproxy.HealthChecks) error {
+	if checks == nil || checks.Passive == nil {
+		return nil
+	}
+	if checks.Passive.UnhealthyLatency != 0 {
+		return refused("unhealthy_latency")
+	}
+	if slices.ContainsFunc(checks.Passive.UnhealthyStatus, clientCaused) {
+		return refused("unhealthy_status")
+	}
+	return nil
+}
+
+// clientCaused reports whether a device can make Oz answer with this status.
+func clientCaused(status int) bool {
+	return caddyhttp.StatusCodeMatches(http.StatusBadRequest, status) ||
+		caddyhttp.StatusCodeMatches(http.StatusRequestEntityTooLarge, status)
+}
+
+func checkHTTPTransport(raw json.RawMessage) error {
+	if gjson.GetBytes(raw, "protocol").Str != "http" {
+		return nil
+	}
+	for _, option := range []string{"read_timeout", "write_timeout", "max_conns_per_host"} {
+		if gjson.GetBytes(raw, option).Exists() {
+			return refused(option)
+		}
+	}
+	return nil
+}
+
+const accessTokenHeader = "X-Forensic-Access-Token"
+
+// ownFields are set by the call and by net/http. An operation on them would
+// break the framing of the request, or make Oz answer what can't be read.
+var ownFields = []string{
+	"Accept-Encoding", "Connection", "Content-Length", "Content-Type", "Expect", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// checkHeaders refuses operations on header fields that are not the operator's
+// to change.
+func (c *Config) checkHeaders() error {
+	h := c.ReverseProxy.Headers
+	if h == nil {
+		return nil
+	}
+	if h.Response != nil {
+		return refused("header_down")
+	}
+	reserved := ownFields
+	if c.AccessToken != "" || c.Credentials != nil {
+		reserved = append(slices.Clone(ownFields), accessTokenHeader)
+	}
+	for _, name := range operated(h.Request) {
+		if strings.Contains(name, "{") {
+			return fmt.Errorf("header_up: %q has a placeholder in the name of a field (want it in the value only)", name)
+		}
+		for _, field := range reserved {
+			if matchesField(name, field) {
+				return fmt.Errorf("header_up: %s cannot be changed in oz_instant: it is set for each call", field)
+			}
+		}
+	}
+	return nil
+}
+
+// operated lists the names, or patterns of names, that ops apply to.
+func operated(ops *headers.HeaderOps) (names []string) {
+	if ops == nil {
+		return nil
+	}
+	for name := range ops.Add {
+		names = append(names, name)
+	}
+	for name := range ops.Set {
+		names = append(names, name)
+	}
+	for name := range ops.Replace {
+		names = append(names, name)
+	}
+	names = append(names, ops.Delete...)
+	slices.Sort(names)
+	return names
+}
+
+// matchesField reports whether name, in which an asterisk at either end stands
+// for anything, is field.
+func matchesField(name, field string) bool {
+	name, field = strings.ToLower(name), strings.ToLower(field)
+	open, closed := strings.HasPrefix(name, "*"), strings.HasSuffix(name, "*")
+	middle := strings.Trim(name, "*")
+	switch {
+	case open && closed:
+		return strings.Contains(field, middle)
+	case open:
+		return strings.HasSuffix(field, middle)
+	case closed:
+		return strings.HasPrefix(field, middle)
+	}
+	return name == field
+}
+
+func checkBasePath(s string) error {
+	if !strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#%{}\\ ") || strings.Contains(s, "//") {
+		return fmt.Errorf("invalid path %q (want a plain path such as /oz, without a slash at its end, query, escapes or placeholders)", s)
+	}
+	for segment := range strings.SplitSeq(s, "/") {
+		if segment == "." || segment == ".." {
+			return fmt.Errorf("invalid path %q (want one without %q)", s, segment)
+		}
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return fmt.Errorf("invalid path %q (want printable ASCII)", s)
+		}
+	}
+	return nil
+}
+
+// Identity names the whole way to one Oz, as canonical JSON: base path,
+// upstreams, transport and all that is done to the header of a request, Host
+// included. How an upstream is chosen, checked and retried is not part of it.
+// Access tokens and capacity hang on it: two names behind one address, told
+// apart by Host alone, are two installations with accounts of their own.
+//
+// It must be taken before New, which consumes the configuration.
+func (c *Config) Identity() string {
+	rp := c.ReverseProxy
+	way := struct {
+		BasePath  string             `json:"base_path,omitempty"`
+		Upstreams []string           `json:"upstreams,omitempty"`
+		Dynamic   any                `json:"dynamic_upstreams,omitempty"`
+		Transport any                `json:"transport,omitempty"`
+		Headers   *headers.HeaderOps `json:"headers,omitempty"`
+	}{BasePath: c.BasePath, Dynamic: canonical(rp.DynamicUpstreamsRaw)}
+	for _, u := range rp.Upstreams {
+		way.Upstreams = append(way.Upstreams, u.Dial)
+	}
+	slices.Sort(way.Upstreams)
+	transport, err := transportDefaults(rp.TransportRaw)
+	if err != nil { // New fails as well
+		transport = rp.TransportRaw
+	}
+	way.Transport = canonical(transport)
+	if rp.Headers != nil {
+		way.Headers = rp.Headers.Request
+	}
+	doc, err := json.Marshal(way)
+	if err != nil { // strings and decoded JSON only
+		panic(err)
+	}
+	return string(doc)
+}
+
+// canonical decodes raw, so that encoding it again gives one spelling.
+func canonical(raw json.RawMessage) any {
+	if raw == nil {
+		return nil
+	}
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if d.Decode(&v) != nil {
+		return string(raw) // no module will load it
+	}
+	return v
+}
+
+// transportDefaults fills in what the http transport does here unless the
+// operator says otherwise: no kept-alive connections, no proxy from the
+// environment.
+func transportDefaults(raw json.RawMessage) (json.RawMessage, error) {
+	if raw == nil {
+		raw = json.RawMessage(`{"protocol":"http"}`)
+	}
+	if gjson.GetBytes(raw, "protocol").Str != "http" {
+		return raw, nil
+	}
+	var defaults []struct{ path, value string }
+	if !gjson.GetBytes(raw, "keep_alive.idle_timeout").Exists() { // which is what the Caddyfile's keepalive sets
+		defaults = append(defaults, struct{ path, value string }{"keep_alive.enabled", "false"})
+	}
+	if !gjson.GetBytes(raw, "network_proxy").Exists() && !gjson.GetBytes(raw, "forward_proxy_url").Exists() {
+		defaults = append(defaults, struct{ path, value string }{"network_proxy", `{"from":"none"}`})
+	}
+	for _, d := range defaults {
+		if gjson.GetBytes(raw, d.path).Exists() {
+			continue
+		}
+		var err error
+		if raw, err = sjson.SetRawBytes(raw, d.path, []byte(d.value)); err != nil {
+			return nil, err
+		}
+	}
+	return raw, nil
+}
+
+// secret resolves the placeholders of a secret from the config, and drops the
+// end of its line if it comes from a file. Its errors name no value.
+func secret(s string) (string, error) {
+	value, err := caddy.NewReplacer().ReplaceOrErr(s, true, true)
+	if err != nil {
+		return "", err
+	}
+	if value = strings.TrimRight(value, "\r\n"); value == "" {
+		return "", errors.New("it is empty")
+	}
+	return value, nil
+}
+
+// headerSecret resolves a secret that is sent as a header field.
+func headerSecret(s string) (string, error) {
+	value, err := secret(s)
+	if err != nil {
+		return "", err
+	}
+	for i := range len(value) {
+		if value[i] <= ' ' || value[i] > '~' {
+			return "", errors.New("it has characters that cannot stand in a header field")
+		}
+	}
+	return value, nil
+}
