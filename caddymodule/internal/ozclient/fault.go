@@ -139,31 +139,26 @@ func (a attempted) ended() *Error {
 		return &Error{Fault: FaultClient, Err: upload.ErrGone}
 	case !errors.Is(a.cause, errOzTimeout):
 		return &Error{oz.Timeout, FaultNobody, errors.New("the call was ended")}
-	case a.sent || !a.tried:
-		return &Error{oz.Timeout, a.ifTried(FaultOz), errOzTimeout}
-	case a.dialed: // a dial or a TLS handshake that hangs
+	case a.dialed && !a.connected: // a dial or a TLS handshake that hangs
 		return &Error{oz.Unreachable, FaultOz, errNoConnection}
+	case a.sent || a.connected:
+		return &Error{oz.Timeout, FaultOz, errOzTimeout}
 	}
-	return &Error{oz.Unreachable, FaultNobody, errNoConnection}
-}
-
-func (a attempted) ifTried(f Fault) Fault {
-	if a.tried {
-		return f
-	}
-	return FaultNobody
+	// Waiting for an access token, or for a connection that others use.
+	return &Error{oz.Timeout, FaultNobody, errOzTimeout}
 }
 
 // unsent is for a dial or a TLS handshake that failed, or for no upstream at all.
 func (a attempted) unsent() *Error {
-	err := a.err
 	switch {
-	case errors.Is(err, errAllFull):
+	case errors.Is(a.err, errAllFull):
 		return &Error{oz.Overloaded, FaultNobody, errAllFull}
+	case !a.tried:
+		return &Error{oz.Unreachable, FaultNobody, a.err}
 	case a.connected: // net/http may quote what the peer sent
-		err = plain(err)
+		return &Error{oz.Unreachable, FaultOz, plain(a.err)}
 	}
-	return &Error{oz.Unreachable, a.ifTried(FaultOz), err}
+	return &Error{oz.Unreachable, FaultOz, a.err}
 }
 
 // blameAnswer is for an answer that can't be used.

@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
 // transport wraps the transport of the inner reverse_proxy and reads Oz's
@@ -78,9 +80,7 @@ func (k *call) roundTrip(t *transport, req *http.Request) (*http.Response, error
 		err = k.take(res)
 	}
 	if err != nil {
-		what := k.attempted(req.Context(), err)
-		what.dialed, what.connected = a.dialed.Load(), a.connected.Load()
-		k.failure = blame(what)
+		k.failure = blame(a.attempted(req.Context(), err))
 		return nil, k.failure.forProxy()
 	}
 	return &http.Response{
@@ -122,6 +122,8 @@ type attempt struct {
 	conn    net.Conn
 	ended   bool
 	lostErr error
+	lostAt  time.Time    // when the connection ended; zero if it has not
+	body    upload.State // at that moment
 	timer   *time.Timer
 }
 
@@ -195,8 +197,23 @@ func (a *attempt) connEnded(err error) {
 	if a.ended || a.timer != nil {
 		return
 	}
-	a.lostErr = err
+	a.lostErr, a.lostAt, a.body = err, time.Now(), a.call.state()
 	a.timer = time.AfterFunc(answerGrace, func() { close(a.lost) })
+}
+
+// attempted returns what is known of an attempt that has failed. How the client
+// behaved is that of the moment when the connection ended, where that is known:
+// failed writes and late answers are waited for.
+func (a *attempt) attempted(ctx context.Context, err error) attempted {
+	what := a.call.attempted(ctx, err)
+	what.dialed, what.connected = a.dialed.Load(), a.connected.Load()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.lostAt.IsZero() {
+		what.body.Silence = a.body.Silence
+		what.elapsed, what.waited = a.lostAt.Sub(a.call.start), a.body.Waited-a.call.waited
+	}
+	return what
 }
 
 func (a *attempt) end() {
