@@ -221,3 +221,26 @@ func TestOneLineAccepts(t *testing.T) {
 		t.Errorf("lines that know of an accept:\n%s", strings.Join(lines, "\n"))
 	}
 }
+
+// A malformed answer says what is wrong with it and where, and nothing of what
+// it says; no other verdict has an error.
+func TestJudgeSaysWhatIsMalformed(t *testing.T) {
+	for doc, want := range map[string]string{
+		`{"canary":1,"canary":2}`:    "malformed JSON: duplicate name, after byte 11",
+		`{"a":"canary\ud83d"}`:       "malformed JSON: bad syntax or UTF-8, after byte 4",
+		"{\"a\":\"canary\xff\"}":      "malformed JSON: bad syntax or UTF-8, after byte 4",
+		`["canary"]`:                 "malformed JSON: not an object",
+		`{"a":1} "canary"`:           "malformed JSON: more than one value",
+		`{"canary`:                   "malformed JSON: bad syntax or UTF-8, after byte 1",
+		`{"resolution_status":"no"}`: "",
+	} {
+		v := Policy{}.Judge(201, []byte(doc), nil)
+		if (v.Reason == MalformedAnswer) != (v.Err != nil) || (v.Err == nil) != (want == "") {
+			t.Errorf("%s: %+v", doc, v)
+			continue
+		}
+		if v.Err != nil && (!strings.HasPrefix(v.Err.Error(), want) || strings.Contains(v.Err.Error(), "canary")) {
+			t.Errorf("%s: %v", doc, v.Err)
+		}
+	}
+}
