@@ -228,9 +228,9 @@ func TestJudgeSaysWhatIsMalformed(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"canary":1,"canary":2}`:    "malformed JSON: duplicate name, after byte 11",
 		`{"a":"canary\ud83d"}`:       "malformed JSON: bad syntax or UTF-8, after byte 4",
-		"{\"a\":\"canary\xff\"}":      "malformed JSON: bad syntax or UTF-8, after byte 4",
+		"{\"a\":\"canary\xff\"}":     "malformed JSON: bad syntax or UTF-8, after byte 4",
 		`["canary"]`:                 "malformed JSON: not an object",
-		`{"a":1} "canary"`:           "malformed JSON: more than one value",
+		`{"a":1} "canary"`:           "malformed JSON: bad syntax or UTF-8, after byte 16",
 		`{"canary`:                   "malformed JSON: bad syntax or UTF-8, after byte 1",
 		`{"resolution_status":"no"}`: "",
 	} {
