@@ -236,6 +236,7 @@ func noisyClient() *http.Request {
 type phone struct {
 	length int64
 	pieces chan int
+	gone   chan struct{}
 	all    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -252,7 +253,7 @@ type phone struct {
 
 func newPhone(t *testing.T, length int64) *phone {
 	t.Helper()
-	p := &phone{length: length, pieces: make(chan int), started: time.Now()}
+	p := &phone{length: length, pieces: make(chan int), gone: make(chan struct{}), started: time.Now()}
 	p.taken = p.started
 	t.Cleanup(p.hangUp)
 	return p
@@ -271,6 +272,8 @@ func (p *phone) sendEvery(ctx context.Context, pause time.Duration, pieces, n in
 		}
 		select {
 		case p.pieces <- n:
+		case <-p.gone:
+			return
 		case <-ctx.Done():
 			return
 		}
@@ -281,9 +284,11 @@ func (p *phone) sendEvery(ctx context.Context, pause time.Duration, pieces, n in
 func (p *phone) hangUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pieces != nil && p.fault == nil {
+	select {
+	case <-p.gone:
+	default:
 		p.fault = upload.ErrGone
-		close(p.pieces)
+		close(p.gone)
 	}
 }
 
@@ -321,14 +326,17 @@ func (p *phone) sent() {
 // receive waits for a piece, with mu held but for that time.
 func (p *phone) receive() bool {
 	p.since = time.Now()
-	pieces := p.pieces
 	p.mu.Unlock()
-	n, ok := <-pieces
+	n := 0
+	select {
+	case n = <-p.pieces:
+	case <-p.gone:
+	}
 	p.mu.Lock()
 	p.waited += time.Since(p.since)
 	p.since = time.Time{}
 	p.left = n
-	return ok
+	return n > 0
 }
 
 func (p *phone) Close() error  { return nil }
