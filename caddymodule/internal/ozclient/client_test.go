@@ -598,6 +598,9 @@ func TestProvisionedTransport(t *testing.T) {
 	if !ht.Transport.DisableKeepAlives {
 		t.Error("connections are kept")
 	}
+	if ht.Transport.TLSHandshakeTimeout != handshakeTimeout {
+		t.Errorf("a TLS handshake may last %s", ht.Transport.TLSHandshakeTimeout)
+	}
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://oz.test/", nil)
 	if proxy, err := ht.Transport.Proxy(req); proxy != nil || err != nil {
 		t.Errorf("it goes through %v (%v)", proxy, err)

@@ -22,8 +22,16 @@ import (
 // without it, one to two answers of three were lost.
 const answerGrace = 100 * time.Millisecond
 
+// handshakeTimeout bounds a TLS handshake, unless the operator does. Caddy has
+// no limit of its own, and net/http goes on with a handshake whose request has
+// ended: each capsule to an Oz that hangs there would leave a connection behind.
+const handshakeTimeout = 10 * time.Second
+
 // graceDials makes every connection of ht a graceConn.
 func graceDials(ht *reverseproxy.HTTPTransport) {
+	if ht.Transport.TLSHandshakeTimeout == 0 {
+		ht.Transport.TLSHandshakeTimeout = handshakeTimeout
+	}
 	dial := ht.Transport.DialContext
 	graceful := func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,30 +23,36 @@ import (
 )
 
 // listen has handle answer each connection to an address, over TLS if config
-// is not nil.
+// is not nil. All of them end with the test.
 func listen(t *testing.T, config *tls.Config, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			stop := context.AfterFunc(t.Context(), func() { _ = conn.Close() }) // it ends before the cleanups
+			all.Go(func() {
+				defer stop()
 				defer conn.Close()
 				if config == nil {
 					handle(conn)
 					return
 				}
 				handle(&tlsOverTCP{tls.Server(conn, config), conn.(*net.TCPConn)})
-			}()
+			})
 		}
-	}()
+	})
 	return l.Addr().String()
 }
 
