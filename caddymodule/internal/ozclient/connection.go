@@ -23,7 +23,7 @@ import (
 const answerGrace = 100 * time.Millisecond
 
 // handshakeTimeout bounds a TLS handshake, unless the operator does. Caddy has
-// no limit of its own, and net/http goes on with a handshake whose request has
+// no limit of its own, and net/http continues a handshake whose request has
 // ended: each capsule to an Oz that hangs there would leave a connection behind.
 const handshakeTimeout = 10 * time.Second
 

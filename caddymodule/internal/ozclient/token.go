@@ -72,7 +72,7 @@ func (a *account) close() { _, _ = accounts.Delete(a.key) } // Destruct never fa
 // Destruct implements caddy.Destructor: the last user has gone.
 func (a *account) Destruct() error { return nil }
 
-// accountKey tells accounts apart by the way to Oz and by who logs in there. It
+// accountKey tells accounts apart by the way to Oz and by the credentials. It
 // is a hash, so that no secret is in a key.
 func accountKey(identity, email, password string) (key [sha256.Size]byte) {
 	h := sha256.New()
