@@ -26,7 +26,7 @@ type strict struct {
 func readObject(doc []byte, member func(s strict, name string) error) error {
 	s := strict{jsontext.NewDecoder(bytes.NewBuffer(doc))}
 	if s.kind() != jsontext.KindBeginObject {
-		return fmt.Errorf("%w: not an object", ErrMalformed)
+		return fmt.Errorf("%w: not an object, after byte 0", ErrMalformed)
 	}
 	if err := s.object(func(name string) error { return member(s, name) }); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -93,14 +94,25 @@ func (c *Config) Validate() error {
 	}
 	if c.BasePath != "" {
 		if err := checkBasePath(c.BasePath); err != nil {
-			return fmt.Errorf("base_path: %w", err)
+			return &OptionError{Option: "base_path", Err: fmt.Errorf("base_path: %w", err)}
 		}
 	}
 	if c.AccessToken != "" && c.Credentials != nil {
-		return errors.New("access_token and credentials exclude each other")
+		return &OptionError{Option: "credentials", Err: errors.New("access_token and credentials exclude each other")}
 	}
 	return nil
 }
+
+// OptionError says which option of a Caddyfile an error of Validate is about,
+// and which of its arguments if it can be given several times, so that the
+// Caddyfile can add the line.
+type OptionError struct {
+	Option, Argument string
+	Err              error
+}
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+func (e *OptionError) Unwrap() error { return e.Err }
 
 // refusals are the options of reverse_proxy and of its http transport that are
 // refused, each with the reason and what to use instead.
@@ -129,7 +141,7 @@ var refusals = map[string]string{
 }
 
 func refused(option string) error {
-	return fmt.Errorf("%s cannot be used in oz_instant: %s", option, refusals[option])
+	return &OptionError{Option: option, Err: fmt.Errorf("%s cannot be used in oz_instant: %s", option, refusals[option])}
 }
 
 // CheckOption says why an option of a reverse_proxy block in a Caddyfile, or of
@@ -140,6 +152,12 @@ func CheckOption(name string) error {
 		return refused(name)
 	}
 	return nil
+}
+
+// RefusedOptions lists the options that CheckOption refuses.
+func RefusedOptions() []string {
+	names := slices.Sorted(maps.Keys(refusals))
+	return slices.DeleteFunc(names, func(name string) bool { return CheckOption(name) == nil })
 }
 
 // CheckUpstream says why an upstream in a Caddyfile can't have a path, where
@@ -191,8 +209,8 @@ func checkProxy(rp *reverseproxy.Handler) error {
 		}
 	}
 	if time.Duration(lb.TryInterval) > maxTryInterval {
-		return fmt.Errorf("lb_try_interval: %s is too long (want at most %s): a pause between attempts would outlast the call's timeout",
-			time.Duration(lb.TryInterval), maxTryInterval)
+		return &OptionError{Option: "lb_try_interval", Err: fmt.Errorf("lb_try_interval: %s is too long (want at most %s): a pause between attempts would outlast the call's timeout",
+			time.Duration(lb.TryInterval), maxTryInterval)}
 	}
 	if err := checkPassive(rp.HealthChecks); err != nil {
 		return err
@@ -255,11 +273,11 @@ func (c *Config) checkHeaders() error {
 	}
 	for _, name := range operated(h.Request) {
 		if strings.Contains(name, "{") {
-			return fmt.Errorf("header_up: %q has a placeholder in the name of a field (want it in the value only)", name)
+			return &OptionError{"header_up", name, fmt.Errorf("header_up: %q has a placeholder in the name of a field (want it in the value only)", name)}
 		}
 		for _, field := range reserved {
 			if matchesField(name, field) {
-				return fmt.Errorf("header_up: %s cannot be changed in oz_instant: it is set for each call", field)
+				return &OptionError{"header_up", name, fmt.Errorf("header_up: %s cannot be changed in oz_instant: it is set for each call", field)}
 			}
 		}
 	}
