@@ -178,7 +178,7 @@ func TestWhatCountsAgainstAnUpstream(t *testing.T) {
 			opts := testOptions
 			opts.KeepBestShot = test.name == "more than max_answer"
 			c := clientWith(t, stubConfig(t, test.oz, "", `{"health_checks": {"passive": {"fail_duration": "1h", "max_fails": 5}}}`), opts)
-			a, err := c.Analyze(t.Context(), nil, newMemoryBody([]byte("capsule")), oz.Policy{}, nil)
+			a, err := c.Analyze(t.Context(), nil, NewMemoryBody([]byte("capsule")), oz.Policy{}, nil)
 			if got := c.proxy.Upstreams[0].Fails(); got != test.fails {
 				t.Errorf("%d fails, want %d", got, test.fails)
 			}

@@ -117,7 +117,7 @@ func TestEarlyRefusalsArrive(t *testing.T) {
 			client := noisyClient()
 			client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("test.name", "example.com")
 			for i := range 20 {
-				a, err := c.Analyze(t.Context(), client, newMemoryBody(make([]byte, 8<<20)), oz.Policy{}, nil)
+				a, err := c.Analyze(t.Context(), client, NewMemoryBody(make([]byte, 8<<20)), oz.Policy{}, nil)
 				if err != nil || a.Verdict.Reason != oz.Container {
 					t.Errorf("%d: %v, %+v", i, err, a)
 				}
@@ -215,7 +215,7 @@ func TestExchangeOverTheNetwork(t *testing.T) {
 	}))
 	defer server.Close()
 	c := realClient(t, server.Listener.Addr().String(), "", "")
-	a, err := c.Analyze(t.Context(), noisyClient(), newMemoryBody(make([]byte, 3<<20)), oz.Policy{}, nil)
+	a, err := c.Analyze(t.Context(), noisyClient(), NewMemoryBody(make([]byte, 3<<20)), oz.Policy{}, nil)
 	if err != nil || a.Verdict.Decision != oz.Success || a.Time <= 0 || a.Upload <= 0 {
 		t.Errorf("%v, %+v", err, a)
 	}

@@ -96,7 +96,7 @@ func (k *call) take(res *http.Response) error {
 		// reverse_proxy would hand the client's connection over.
 		return errSwitching
 	}
-	if isFolder(res.StatusCode) && k.body != nil && k.body.State().SentAt.IsZero() {
+	if isFolder(res.StatusCode) && k.state().SentAt.IsZero() {
 		return errEarlyFolder
 	}
 	return k.read(res)
@@ -351,7 +351,6 @@ func (t *transport) ProxyProtocolEnabled() bool {
 
 // Interface guards
 var (
-	_ http.RoundTripper                                = (*transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport           = (*transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*transport)(nil)
 	_ reverseproxy.ProxyProtocolTransport              = (*transport)(nil)

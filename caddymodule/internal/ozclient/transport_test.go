@@ -55,7 +55,7 @@ func newCall(body upload.Body) *call {
 	}
 }
 
-func capsule() *memoryBody { return newMemoryBody([]byte("capsule")) }
+func capsule() *MemoryBody { return NewMemoryBody([]byte("capsule")) }
 
 // exchanged is a call through a transport with next behind it.
 func exchanged(k *call, next http.RoundTripper, more ...func(*http.Request)) (*http.Response, error) {
@@ -126,7 +126,7 @@ func TestFailedAttempts(t *testing.T) {
 // An attempt to read the capsule counts as a send even if it gave nothing:
 // bytes may be lost in a buffer.
 func TestReadingIsSending(t *testing.T) {
-	k := newCall(newMemoryBody(nil))
+	k := newCall(NewMemoryBody(nil))
 	_, _ = exchanged(k, fails(1, io.EOF))
 	if wantError(t, k.failure, Error{Reason: oz.ConnectionLost, Fault: FaultOz}); !k.sent {
 		t.Error("it does not count as sent")
