@@ -148,7 +148,7 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 		sub.Body, sub.ContentLength = k.body, k.body.Length()
 	}
 	if client == nil {
-		client = &http.Request{RemoteAddr: "0.0.0.0:0"} // proxy_protocol needs an address
+		client = &http.Request{RemoteAddr: "0.0.0.0:0"} // policies such as ip_hash need an address
 	}
 	sub.RemoteAddr = client.RemoteAddr
 	trace(sub.Header, client.Header)
@@ -167,7 +167,10 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 	}
 	sub = sub.WithContext(context.WithValue(ctx, callCtxKey{}, k))
 	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)
-	address, _ := caddyhttp.GetVar(client.Context(), caddyhttp.ClientIPVarKey).(string)
+	address, ok := caddyhttp.GetVar(client.Context(), caddyhttp.ClientIPVarKey).(string)
+	if !ok {
+		address = "0.0.0.0" // proxy_protocol dials for no other kind of text
+	}
 	trusted, _ := caddyhttp.GetVar(client.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	caddyhttp.SetVar(sub.Context(), caddyhttp.ClientIPVarKey, address)
 	caddyhttp.SetVar(sub.Context(), caddyhttp.TrustedProxyVarKey, trusted)

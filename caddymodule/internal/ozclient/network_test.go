@@ -190,6 +190,27 @@ func TestHandshakeThatHangs(t *testing.T) {
 	}
 }
 
+// A call for no client, such as a log-in, goes through the PROXY protocol, too.
+func TestProxyProtocolForNobody(t *testing.T) {
+	c := realClient(t, listen(t, nil, func(conn net.Conn) {
+		if line, err := readLine(conn); err == nil && strings.HasPrefix(line, "PROXY TCP4 0.0.0.0 ") {
+			earlyRefusal(conn)
+		}
+	}), `, "proxy_protocol": "v1"`, "")
+	if a, e := c.analyzed(t); a.Status != 400 {
+		t.Errorf("%d, %v", a.Status, e)
+	}
+}
+
+// TLS without any option, after the header of the PROXY protocol, ends like any
+// other handshake: Caddy has no tls.Config to start from then.
+func TestHandshakeWithoutOptions(t *testing.T) {
+	c := realClient(t, listen(t, nil, func(conn net.Conn) { _, _ = readLine(conn) }),
+		`, "tls": {}, "versions": ["1.1"], "proxy_protocol": "v1"`, "")
+	_, e := c.analyzed(t)
+	wantError(t, e, Error{Reason: oz.Unreachable, Fault: FaultOz})
+}
+
 // A peer that talks nonsense is not quoted.
 func TestNonsenseIsNotQuoted(t *testing.T) {
 	address := listen(t, nil, func(conn net.Conn) {
