@@ -56,10 +56,7 @@ func graceDials(ht *reverseproxy.HTTPTransport) {
 // placeholder in tls_server_name and with proxy_protocol. That one dials past
 // DialContext: 12 of 40 early answers of Oz were lost through it.
 func handshake(ctx context.Context, conn net.Conn, ht *reverseproxy.HTTPTransport) (net.Conn, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if given := ht.Transport.TLSClientConfig; given != nil { // nil if no option is set
-		config = given.Clone()
-	}
+	config := ht.Transport.TLSClientConfig.Clone()
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && strings.Contains(config.ServerName, "{") {
 		config.ServerName = repl.ReplaceAll(config.ServerName, "")
 	}

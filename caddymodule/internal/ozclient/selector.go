@@ -83,3 +83,6 @@ func untried(pool reverseproxy.UpstreamPool, tried []string) reverseproxy.Upstre
 	}
 	return left
 }
+
+// Interface guard
+var _ reverseproxy.Selector = (*selector)(nil)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -73,7 +74,7 @@ func (k *call) roundTrip(t *transport, req *http.Request) (*http.Response, error
 	defer cancel()
 	a := &attempt{call: k, ctx: ctx, lost: make(chan struct{})}
 	res, err := a.send(t, req)
-	k.sent = a.touched // which is final, as send has ended the attempt
+	k.sent = a.touched.Load()
 	if err == nil {
 		defer res.Body.Close()
 		err = k.take(res)
@@ -96,7 +97,7 @@ func (k *call) take(res *http.Response) error {
 		// reverse_proxy would hand the client's connection over.
 		return errSwitching
 	}
-	if isFolder(res.StatusCode) && k.state().SentAt.IsZero() {
+	if isFolder(res.StatusCode) && k.body != nil && k.body.State().SentAt.IsZero() {
 		return errEarlyFolder
 	}
 	return k.read(res)
@@ -106,22 +107,22 @@ func (k *call) take(res *http.Response) error {
 type attempt struct {
 	call *call
 	ctx  context.Context
-	lost chan struct{} // closed some time after Oz has ended the connection
 
-	mu        sync.Mutex
-	dialed    bool
-	connected bool
-	ended     bool
+	dialed    atomic.Bool
+	connected atomic.Bool
 
 	// touched notes that something of the call may have left for Oz: the first
 	// attempt to read its body, or, without one, a connection to write to. It
 	// is noted inside RoundTrip, since what reverse_proxy itself reads says
 	// nothing about what Oz got.
-	touched bool
+	touched atomic.Bool
 
+	lost    chan struct{} // closed some time after Oz has ended the connection
+	mu      sync.Mutex
 	conn    net.Conn
+	ended   bool
 	lostErr error
-	lostAt  time.Time    // when conn ended; zero if it has not
+	lostAt  time.Time    // when the connection ended; zero if it has not
 	body    upload.State // at that moment
 	timer   *time.Timer
 }
@@ -172,59 +173,32 @@ func (a *attempt) send(t *transport, req *http.Request) (*http.Response, error) 
 	}
 }
 
-func (a *attempt) connectStart(string, string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.dialed = true
-}
-
-// gotConn is called when there is a connection to write to. It is called again
-// if that was a kept one which Oz has closed: net/http then takes another by
-// itself, and the end of the first says nothing any more.
+// gotConn is called when there is a connection to write to.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.connected.Store(true)
+	if a.call.body == nil { // net/http reports the loss of the connection by itself
+		a.touched.Store(true)
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.connected = true
-	if a.call.body == nil { // net/http reports the loss of the connection by itself
-		a.touched = true
+	if a.ended {
 		return
 	}
-	if a.ended || a.timer != nil && !a.timer.Stop() {
-		return
-	}
-	a.ignoreConn()
-	a.timer, a.lostErr, a.lostAt = nil, nil, time.Time{}
 	a.conn = info.Conn
-	whenEnded(a.conn, a, func(err error) { a.connEnded(info.Conn, err) })
-}
-
-func (a *attempt) ignoreConn() {
-	if a.conn != nil {
-		whenEnded(a.conn, a, nil)
-	}
+	whenEnded(info.Conn, a, a.connEnded)
 }
 
 // connEnded gives an answer that came before the end of the connection time to
 // arrive, as net/http reads it in another goroutine.
-func (a *attempt) connEnded(conn net.Conn, err error) {
+func (a *attempt) connEnded(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ended || a.conn != conn || a.timer != nil {
+	if a.ended || a.timer != nil {
 		return
 	}
 	a.lostErr, a.lostAt, a.body = err, time.Now(), a.call.state()
 	a.timer = time.AfterFunc(answerGrace, func() { close(a.lost) })
-}
-
-// touch notes a read of the body, and reports whether it may take place. Once
-// an attempt that took nothing has ended, the body belongs to the next.
-func (a *attempt) touch() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.ended {
-		a.touched = true
-	}
-	return a.touched
 }
 
 // attempted returns what is known of an attempt that has failed. How the client
@@ -232,9 +206,9 @@ func (a *attempt) touch() bool {
 // failed writes and late answers are waited for.
 func (a *attempt) attempted(ctx context.Context, err error) attempted {
 	what := a.call.attempted(ctx, err)
+	what.dialed, what.connected = a.dialed.Load(), a.connected.Load()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	what.dialed, what.connected = a.dialed, a.connected
 	if !a.lostAt.IsZero() {
 		what.body.Silence = a.body.Silence
 		what.elapsed, what.waited = a.lostAt.Sub(a.call.start), a.body.Waited-a.call.waited
@@ -249,17 +223,19 @@ func (a *attempt) end() {
 	if a.timer != nil {
 		a.timer.Stop()
 	}
-	a.ignoreConn()
+	if a.conn != nil {
+		whenEnded(a.conn, a, nil)
+	}
 }
 
 // outgoing returns what goes on the wire.
 func (a *attempt) outgoing(t *transport, req *http.Request) *http.Request {
 	out := req.WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
-		ConnectStart: a.connectStart,
+		ConnectStart: func(string, string) { a.dialed.Store(true) },
 		GotConn:      a.gotConn,
 	}))
 	if req.Body != nil {
-		out.Body, out.GetBody = &watchedBody{req.Body, a}, nil
+		out.Body, out.GetBody = &watchedBody{req.Body, &a.touched}, nil
 	}
 	out.Header = req.Header.Clone()
 	if via := out.Header["Via"]; len(via) == 1 && via[0] == "1.1 Caddy" {
@@ -316,13 +292,11 @@ func (t *transport) tls() bool {
 // have left for Oz, or sit lost in a buffer.
 type watchedBody struct {
 	io.ReadCloser
-	attempt *attempt
+	touched *atomic.Bool
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	if !b.attempt.touch() {
-		return 0, upload.ErrStopped
-	}
+	b.touched.Store(true)
 	return b.ReadCloser.Read(p)
 }
 
@@ -351,6 +325,7 @@ func (t *transport) ProxyProtocolEnabled() bool {
 
 // Interface guards
 var (
+	_ http.RoundTripper                                = (*transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport           = (*transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*transport)(nil)
 	_ reverseproxy.ProxyProtocolTransport              = (*transport)(nil)
