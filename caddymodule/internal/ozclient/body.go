@@ -2,69 +2,55 @@ package ozclient
 
 import (
 	"bytes"
-	"io"
 	"sync"
 	"time"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
-// memoryBody is a body that the gateway made itself.
-type memoryBody struct {
+// MemoryBody is a body that no client is waited for.
+type MemoryBody struct {
 	mu      sync.Mutex
 	reader  *bytes.Reader
-	started time.Time
-	taken   time.Time // when the upstream took the last bytes
 	sentAt  time.Time
 	stopped bool
 }
 
-func newMemoryBody(content []byte) *memoryBody {
-	now := time.Now()
-	return &memoryBody{reader: bytes.NewReader(content), started: now, taken: now}
+// NewMemoryBody returns a body of content.
+func NewMemoryBody(content []byte) *MemoryBody {
+	return &MemoryBody{reader: bytes.NewReader(content)}
 }
 
 // Read implements io.Reader.
-func (b *memoryBody) Read(p []byte) (int, error) {
+func (b *MemoryBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stopped {
 		return 0, upload.ErrStopped
 	}
 	n, err := b.reader.Read(p)
-	b.taken = time.Now()
 	if b.reader.Len() == 0 && b.sentAt.IsZero() {
-		b.sentAt = b.taken
+		b.sentAt = time.Now()
 	}
 	return n, err
 }
 
 // Close implements io.Closer.
-func (*memoryBody) Close() error { return nil }
+func (*MemoryBody) Close() error { return nil }
 
 // Length implements upload.Body.
-func (b *memoryBody) Length() int64 { return b.reader.Size() }
+func (b *MemoryBody) Length() int64 { return b.reader.Size() }
 
 // State implements upload.Body.
-func (b *memoryBody) State() upload.State {
+func (b *MemoryBody) State() upload.State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := upload.State{Received: true, SentAt: b.sentAt, Bytes: b.reader.Size()}
-	if b.sentAt.IsZero() {
-		s.Untaken = time.Since(b.taken)
-	}
-	return s
+	return upload.State{Received: true, SentAt: b.sentAt, Bytes: b.reader.Size()}
 }
 
 // Stop implements upload.Body.
-func (b *memoryBody) Stop() {
+func (b *MemoryBody) Stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.stopped = true
 }
-
-// Interface guards
-var (
-	_ upload.Body = (*memoryBody)(nil)
-	_ io.Reader   = (*memoryBody)(nil)
-)

@@ -49,7 +49,6 @@ type callCtxKey struct{}
 
 // authorized makes the call with an access token, if Oz wants one.
 func (c *Client) authorized(ctx context.Context, client *http.Request, k *call) *Error {
-	k.begin()
 	defer k.end()
 	k.token = c.token
 	if c.account == nil {
@@ -65,29 +64,26 @@ func (c *Client) authorized(ctx context.Context, client *http.Request, k *call) 
 	return failure
 }
 
+// begin starts the call's time.
 func (k *call) begin() {
 	k.start = time.Now()
-	if k.body != nil {
-		k.waited = k.body.State().Waited
-	}
+	k.waited = k.state().Waited
 }
 
 // end reports how the call's time was spent.
 func (k *call) end() {
-	now := time.Now()
-	switch sentAt := k.state().SentAt; {
-	case k.body == nil:
-		k.report.Time = now.Sub(k.start)
-	case sentAt.IsZero():
+	now, sentAt := time.Now(), k.state().SentAt
+	if sentAt.IsZero() {
 		k.report.Upload = now.Sub(k.start)
-	default:
-		k.report.Upload, k.report.Time = sentAt.Sub(k.start), now.Sub(sentAt)
+		return
 	}
+	k.report.Upload, k.report.Time = sentAt.Sub(k.start), now.Sub(sentAt)
 }
 
+// state returns the state of the body. Without one, all of it is sent at once.
 func (k *call) state() upload.State {
 	if k.body == nil {
-		return upload.State{}
+		return upload.State{Received: true, SentAt: k.start}
 	}
 	return k.body.State()
 }
@@ -111,7 +107,8 @@ func (c *Client) do(ctx context.Context, client *http.Request, k *call) *Error {
 		k.failure = blame(k.attempted(ctx, k.untriedErr(err)))
 	}
 	if k.failure != nil && k.failure.Reason == oz.Unreachable {
-		k.report.NoUpstream = isNoUpstream(err)
+		herr, ok := errors.AsType[caddyhttp.HandlerError](err)
+		k.report.NoUpstream = ok && herr.StatusCode == http.StatusServiceUnavailable
 	}
 	return k.failure
 }
@@ -150,17 +147,12 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 	if k.body != nil {
 		sub.Body, sub.ContentLength = k.body, k.body.Length()
 	}
-	sub = sub.WithContext(context.WithValue(ctx, callCtxKey{}, k))
-	repl := caddy.NewReplacer()
 	if client == nil {
-		sub.RemoteAddr = "0.0.0.0:0" // proxy_protocol needs one
-		sub = caddyhttp.PrepareRequest(sub, repl, nil, new(caddyhttp.Server))
-		caddyhttp.SetVar(sub.Context(), caddyhttp.ClientIPVarKey, "")
-		caddyhttp.SetVar(sub.Context(), caddyhttp.TrustedProxyVarKey, false)
-		return sub
+		client = &http.Request{RemoteAddr: "0.0.0.0:0"} // policies such as ip_hash need an address
 	}
-	trace(sub.Header, client.Header)
 	sub.RemoteAddr = client.RemoteAddr
+	trace(sub.Header, client.Header)
+	repl := caddy.NewReplacer()
 	if r, ok := client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(func(key string) (any, bool) { // placeholders in header_up speak of the client's request
 			if strings.HasPrefix(key, bodyPlaceholder) {
@@ -169,11 +161,19 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 			return r.Get(key)
 		})
 	}
-	server, _ := client.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)
-	for _, name := range []string{caddyhttp.ClientIPVarKey, caddyhttp.TrustedProxyVarKey} {
-		caddyhttp.SetVar(sub.Context(), name, caddyhttp.GetVar(client.Context(), name))
+	server, ok := client.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		server = new(caddyhttp.Server)
 	}
+	sub = sub.WithContext(context.WithValue(ctx, callCtxKey{}, k))
+	sub = caddyhttp.PrepareRequest(sub, repl, nil, server)
+	address, ok := caddyhttp.GetVar(client.Context(), caddyhttp.ClientIPVarKey).(string)
+	if !ok {
+		address = "0.0.0.0" // proxy_protocol dials for no other kind of text
+	}
+	trusted, _ := caddyhttp.GetVar(client.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	caddyhttp.SetVar(sub.Context(), caddyhttp.ClientIPVarKey, address)
+	caddyhttp.SetVar(sub.Context(), caddyhttp.TrustedProxyVarKey, trusted)
 	return sub
 }
 
@@ -204,23 +204,7 @@ func trace(to, from http.Header) {
 }
 
 // traceable keeps what a client may put into Oz's log within bounds.
-func traceable(s string) bool {
-	if s == "" || len(s) > 512 {
-		return false
-	}
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// isNoUpstream reports whether reverse_proxy found no upstream to try.
-func isNoUpstream(err error) bool {
-	var herr caddyhttp.HandlerError
-	return errors.As(err, &herr) && herr.StatusCode == http.StatusServiceUnavailable
-}
+func traceable(s string) bool { return s != "" && len(s) <= 512 && printable(s) }
 
 // sink discards what reverse_proxy writes: by then the answer has been read.
 // Its header map is its own, where interim answers of Oz end as well.

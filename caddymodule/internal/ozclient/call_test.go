@@ -280,22 +280,6 @@ func TestCallEndsReverseProxysRetries(t *testing.T) {
 	}
 }
 
-func TestIsNoUpstream(t *testing.T) {
-	for name, test := range map[string]struct {
-		err  error
-		want bool
-	}{
-		"503":         {caddyhttp.Error(503, nil), true},
-		"502":         {caddyhttp.Error(502, nil), false},
-		"nothing":     {nil, false},
-		"other error": {errors.New("503"), false},
-	} {
-		if got := isNoUpstream(test.err); got != test.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
 // Upstreams at their limit of requests are busy and not down.
 func TestCallWithAllUpstreamsFull(t *testing.T) {
 	inside := make(chan struct{})
@@ -337,18 +321,20 @@ func TestFixedAccessToken(t *testing.T) {
 	}
 }
 
-func TestHasOthers(t *testing.T) {
+// A busy Oz is not asked again, but another may be.
+func TestWorthRetryingElsewhere(t *testing.T) {
 	c := &Client{proxy: proxyTo("a:1", "b:2")}
+	busy := &Error{Reason: oz.Overloaded}
 	for _, test := range []struct {
 		tried []string
 		want  bool
 	}{{nil, true}, {[]string{"a:1"}, true}, {[]string{"b:2", "a:1"}, false}} {
-		if got := c.hasOthers(test.tried); got != test.want {
+		if got := c.worthRetrying(busy, &call{tried: test.tried}); got != test.want {
 			t.Errorf("after %v: %v", test.tried, got)
 		}
 	}
 	c.proxy.DynamicUpstreams = reverseproxy.AUpstreams{}
-	if !c.hasOthers([]string{"a:1", "b:2"}) {
+	if !c.worthRetrying(busy, &call{tried: []string{"a:1", "b:2"}}) {
 		t.Error("of dynamic upstreams there may always be another")
 	}
 }

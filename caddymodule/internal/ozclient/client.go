@@ -108,7 +108,7 @@ const capsuleMediaType = "application/octet-stream"
 
 // Match sends two images and judges the answer. The error, if any, is an *Error.
 func (c *Client) Match(ctx context.Context, client *http.Request, images *oz.Multipart) (Answer, error) {
-	body := newMemoryBody(images.Bytes())
+	body := NewMemoryBody(images.Bytes())
 	k := c.folderCall(body, images.ContentType, false)
 	if failure := c.timed(ctx, client, k, body); failure != nil {
 		return k.failed(failure)
@@ -128,13 +128,13 @@ func (c *Client) folderCall(body upload.Body, contentType string, collect bool) 
 	return k
 }
 
-// timed makes a call with the clock of its body.
+// timed makes a call that ends when Oz's time for it is up.
 func (c *Client) timed(ctx context.Context, client *http.Request, k *call, body upload.Body) *Error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	clock := startClock(body, c.opts, cancel)
-	defer clock.stop()
 	defer body.Stop()
+	k.begin()
+	go k.watch(ctx, c.limits(k), cancel)
 	return c.authorized(ctx, client, k)
 }
 
@@ -142,17 +142,14 @@ func (c *Client) timed(ctx context.Context, client *http.Request, k *call, body 
 // Each attempt has timeout; it ends reverse_proxy's own retries, too. The error,
 // if any, is an *Error.
 func (c *Client) SessionToken(ctx context.Context, client *http.Request, timeout time.Duration) (string, Report, error) {
-	token, first, failure := c.sessionToken(ctx, client, timeout, nil)
-	if failure == nil {
-		return token, first.report, nil
+	token, k, failure := c.sessionToken(ctx, client, timeout, nil)
+	report := k.report
+	if failure != nil && c.worthRetrying(failure, k) {
+		token, k, failure = c.sessionToken(ctx, client, timeout, k.tried)
+		k.report.Tries += report.Tries
+		k.report.Time += report.Time
+		report = k.report
 	}
-	if !c.worthRetrying(failure, first) {
-		return "", first.report, failure
-	}
-	token, second, failure := c.sessionToken(ctx, client, timeout, first.tried)
-	report := second.report
-	report.Tries += first.report.Tries
-	report.Time += first.report.Time
 	if failure != nil {
 		return "", report, failure
 	}
@@ -168,15 +165,10 @@ func (c *Client) worthRetrying(failure *Error, first *call) bool {
 	case failure.Reason == oz.Unauthorized:
 		return c.account != nil && first.report.Tries > 0
 	case failure.Reason == oz.Timeout, failure.Reason == oz.Overloaded:
-		return c.hasOthers(first.tried)
+		// Dynamic upstreams are not known before they are asked for.
+		return c.proxy.DynamicUpstreams != nil || len(untried(c.proxy.Upstreams, first.tried)) > 0
 	}
 	return true
-}
-
-// hasOthers reports whether there is an upstream that was not tried. Dynamic
-// ones are not known before they are asked for.
-func (c *Client) hasOthers(tried []string) bool {
-	return c.proxy.DynamicUpstreams != nil || len(untried(c.proxy.Upstreams, tried)) > 0
 }
 
 func (c *Client) sessionToken(ctx context.Context, client *http.Request, timeout time.Duration, tried []string) (string, *call, *Error) {
@@ -186,6 +178,7 @@ func (c *Client) sessionToken(ctx context.Context, client *http.Request, timeout
 		method: http.MethodGet, path: oz.SessionTokenPath, header: http.Header{"Content-Type": {"application/json"}},
 		reader: smallReader, tried: slices.Clone(tried),
 	}
+	k.begin()
 	if failure := c.authorized(ctx, client, k); failure != nil {
 		return "", k, failure
 	}

@@ -122,7 +122,7 @@ func TestAnalyzeAnEmptyCapsule(t *testing.T) {
 		}
 		return response(400, `{"error_code": 13}`), nil
 	}, "", "")
-	a, err := c.Analyze(t.Context(), nil, newMemoryBody(nil), oz.Policy{}, nil)
+	a, err := c.Analyze(t.Context(), nil, NewMemoryBody(nil), oz.Policy{}, nil)
 	if err != nil || a.Verdict.Reason != oz.Container {
 		t.Errorf("%v, %+v", err, a)
 	}
@@ -404,13 +404,13 @@ func TestSlowClientIsNotOzFault(t *testing.T) {
 
 // lookedAt counts how often a body is looked at.
 type lookedAt struct {
-	*memoryBody
+	*MemoryBody
 	looks atomic.Int64
 }
 
 func (b *lookedAt) State() upload.State {
 	b.looks.Add(1)
-	return b.memoryBody.State()
+	return b.MemoryBody.State()
 }
 
 // No clock outlives its call, also if it goes off as that ends.
@@ -421,7 +421,7 @@ func TestClockEndsWithTheCall(t *testing.T) {
 			time.Sleep(time.Minute)
 			return response(503, ""), nil
 		}, "", testOptions, func(t *testing.T, c *Client) {
-			body := &lookedAt{memoryBody: capsule()}
+			body := &lookedAt{MemoryBody: capsule()}
 			_, _ = c.Analyze(t.Context(), nil, body, oz.Policy{}, nil)
 			synctest.Wait()
 			looks := body.looks.Load()

@@ -4,13 +4,13 @@
 package ozclient
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +20,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/tidwall/gjson"
-	"github.com/tidwall/sjson"
 )
 
 // Config says how Oz is reached.
@@ -114,51 +113,59 @@ type OptionError struct {
 func (e *OptionError) Error() string { return e.Err.Error() }
 func (e *OptionError) Unwrap() error { return e.Err }
 
-// refusals are the options of reverse_proxy and of its http transport that are
-// refused, each with the reason and what to use instead.
-var refusals = map[string]string{
-	"handle_response":       "the answer is read by oz_instant; use handle_decision",
-	"replace_status":        "the answer is read by oz_instant; use handle_decision",
-	"copy_response":         "the answer is read by oz_instant; use handle_decision",
-	"copy_response_headers": "the answer is read by oz_instant; use handle_decision",
-	"header_down":           "the answer is read by oz_instant; use the header directive for what clients get",
-	"flush_interval":        "the answer is read by oz_instant and not streamed",
-	"stream_timeout":        "the answer is read by oz_instant and not streamed; use timeout",
-	"stream_close_delay":    "the answer is read by oz_instant and not streamed",
-	"stream_buffer_size":    "the answer is read by oz_instant and not streamed",
-	"rewrite":               "the path is Oz's; use base_path for a prefix",
-	"method":                "a capsule is POSTed",
-	"request_buffers":       "a capsule is streamed and never sent twice; use capacity { memory } to buffer it",
-	"response_buffers":      "a cut answer would look whole; use max_answer",
-	"circuit_breaker":       "it would count what clients do against Oz; use fail_duration",
-	"lb_retry_match":        "a capsule is never sent twice; use lb_retries for attempts that sent nothing",
-	"trusted_proxies":       "no address of a client is forwarded to Oz; use the global option trusted_proxies",
-	"unhealthy_latency":     "it would count the client's upload time, so that a slow phone could mark Oz as down; use timeout",
-	"unhealthy_status":      "a device can make Oz answer 400 and 413, and so mark it as down; name other statuses",
-	"read_timeout":          "it times the client's upload, so that a slow phone could mark Oz as down; use timeout",
-	"write_timeout":         "it times the client's upload, so that a slow phone could mark Oz as down; use upload_timeout",
-	"max_conns_per_host":    "capsules would wait for a connection in Oz's time; use capacity { slots }",
+// A refusal is an option of reverse_proxy, or of its http transport, that is
+// refused.
+type refusal struct {
+	path string // in the JSON of reverse_proxy; empty: only a Caddyfile has it
+	why  string // and what to use instead
 }
 
-func refused(option string) error {
-	return &OptionError{Option: option, Err: fmt.Errorf("%s cannot be used in oz_instant: %s", option, refusals[option])}
+const (
+	answerIsRead  = "the answer is read by oz_instant; use handle_decision"
+	answerIsWhole = "the answer is read by oz_instant and not streamed"
+	slowPhone     = "it times the client's upload, so that a slow phone could mark Oz as down"
+)
+
+// refusals are by the names of a Caddyfile.
+var refusals = map[string]refusal{
+	"handle_response":       {"handle_response", answerIsRead},
+	"replace_status":        {"", answerIsRead},
+	"copy_response":         {"", answerIsRead},
+	"copy_response_headers": {"", answerIsRead},
+	"header_down":           {"headers.response", "the answer is read by oz_instant; use the header directive for what clients get"},
+	"flush_interval":        {"flush_interval", answerIsWhole},
+	"stream_timeout":        {"stream_timeout", answerIsWhole + "; use timeout"},
+	"stream_close_delay":    {"stream_close_delay", answerIsWhole},
+	"stream_buffer_size":    {"stream_buffer_size", answerIsWhole},
+	"rewrite":               {"rewrite", "the path is Oz's; use base_path for a prefix"},
+	"method":                {"", "a capsule is POSTed"},
+	"request_buffers":       {"request_buffers", "a capsule is streamed and never sent twice; use capacity { memory } to buffer it"},
+	"response_buffers":      {"response_buffers", "a cut answer would look whole; use max_answer"},
+	"circuit_breaker":       {"circuit_breaker", "it would count what clients do against Oz; use fail_duration"},
+	"lb_retry_match":        {"load_balancing.retry_match", "a capsule is never sent twice; use lb_retries for attempts that sent nothing"},
+	"trusted_proxies":       {"trusted_proxies", "no address of a client is forwarded to Oz; use the global option trusted_proxies"},
+	"unhealthy_latency":     {"health_checks.passive.unhealthy_latency", "it would count the client's upload time, so that a slow phone could mark Oz as down; use timeout"},
+	"read_timeout":          {"transport.read_timeout", slowPhone + "; use timeout"},
+	"write_timeout":         {"transport.write_timeout", slowPhone + "; use upload_timeout"},
+	"max_conns_per_host":    {"transport.max_conns_per_host", "capsules would wait for a connection in Oz's time; use capacity { slots }"},
+}
+
+func refused(option, why string) error {
+	return &OptionError{Option: option, Err: fmt.Errorf("%s cannot be used in oz_instant: %s", option, why)}
 }
 
 // CheckOption says why an option of a reverse_proxy block in a Caddyfile, or of
 // its http transport, can't be used here, or nil. Options that depend on their
 // values (unhealthy_status, header_up) are left to Validate.
 func CheckOption(name string) error {
-	if _, known := refusals[name]; known && name != "unhealthy_status" {
-		return refused(name)
+	if r, known := refusals[name]; known {
+		return refused(name, r.why)
 	}
 	return nil
 }
 
 // RefusedOptions lists the options that CheckOption refuses.
-func RefusedOptions() []string {
-	names := slices.Sorted(maps.Keys(refusals))
-	return slices.DeleteFunc(names, func(name string) bool { return CheckOption(name) == nil })
-}
+func RefusedOptions() []string { return slices.Sorted(maps.Keys(refusals)) }
 
 // CheckUpstream says why an upstream in a Caddyfile can't have a path, where
 // Caddy itself would only say what it supports.
@@ -184,49 +191,33 @@ func checkProxy(rp *reverseproxy.Handler) error {
 	if rp == nil || (len(rp.Upstreams) == 0 && rp.DynamicUpstreamsRaw == nil) {
 		return errors.New("no Oz upstream configured (for example https://oz.internal)")
 	}
-	lb := rp.LoadBalancing
-	if lb == nil {
-		lb = new(reverseproxy.LoadBalancing)
+	if err := checkRefusals(rp); err != nil {
+		return err
 	}
-	for _, option := range []struct {
-		name string
-		set  bool
-	}{
-		{"handle_response", len(rp.HandleResponse) > 0},
-		{"rewrite", rp.Rewrite != nil},
-		{"request_buffers", rp.RequestBuffers != 0},
-		{"response_buffers", rp.ResponseBuffers != 0},
-		{"stream_buffer_size", rp.StreamBufferSize != 0},
-		{"circuit_breaker", rp.CBRaw != nil},
-		{"flush_interval", rp.FlushInterval != 0},
-		{"stream_timeout", rp.StreamTimeout != 0},
-		{"stream_close_delay", rp.StreamCloseDelay != 0},
-		{"trusted_proxies", len(rp.TrustedProxies) > 0},
-		{"lb_retry_match", len(lb.RetryMatchRaw) > 0},
-	} {
-		if option.set {
-			return refused(option.name)
-		}
-	}
-	if time.Duration(lb.TryInterval) > maxTryInterval {
+	if lb := rp.LoadBalancing; lb != nil && time.Duration(lb.TryInterval) > maxTryInterval {
 		return &OptionError{Option: "lb_try_interval", Err: fmt.Errorf("lb_try_interval: %s is too long (want at most %s): a pause between attempts would outlast the call's timeout",
 			time.Duration(lb.TryInterval), maxTryInterval)}
 	}
-	if err := checkPassive(rp.HealthChecks); err != nil {
-		return err
+	if checks := rp.HealthChecks; checks != nil && checks.Passive != nil && slices.ContainsFunc(checks.Passive.UnhealthyStatus, clientCaused) {
+		return refused("unhealthy_status", "a device can make Oz answer 400 and 413, and so mark it as down; name other statuses")
 	}
-	return checkHTTPTransport(rp.TransportRaw)
+	return nil
 }
 
-func checkPassive(checks *reverseproxy.HealthChecks) error {
-	if checks == nil || checks.Passive == nil {
-		return nil
+func checkRefusals(rp *reverseproxy.Handler) error {
+	doc, err := json.Marshal(rp)
+	if err != nil {
+		return err
 	}
-	if checks.Passive.UnhealthyLatency != 0 {
-		return refused("unhealthy_latency")
-	}
-	if slices.ContainsFunc(checks.Passive.UnhealthyStatus, clientCaused) {
-		return refused("unhealthy_status")
+	otherTransport := gjson.GetBytes(doc, "transport.protocol").Str != "http"
+	for _, option := range RefusedOptions() {
+		path := refusals[option].path
+		if path == "" || otherTransport && strings.HasPrefix(path, "transport.") {
+			continue
+		}
+		if gjson.GetBytes(doc, path).Exists() {
+			return CheckOption(option)
+		}
 	}
 	return nil
 }
@@ -235,18 +226,6 @@ func checkPassive(checks *reverseproxy.HealthChecks) error {
 func clientCaused(status int) bool {
 	return caddyhttp.StatusCodeMatches(http.StatusBadRequest, status) ||
 		caddyhttp.StatusCodeMatches(http.StatusRequestEntityTooLarge, status)
-}
-
-func checkHTTPTransport(raw json.RawMessage) error {
-	if gjson.GetBytes(raw, "protocol").Str != "http" {
-		return nil
-	}
-	for _, option := range []string{"read_timeout", "write_timeout", "max_conns_per_host"} {
-		if gjson.GetBytes(raw, option).Exists() {
-			return refused(option)
-		}
-	}
-	return nil
 }
 
 const accessTokenHeader = "X-Forensic-Access-Token"
@@ -261,11 +240,8 @@ var ownFields = []string{
 // to change.
 func (c *Config) checkHeaders() error {
 	h := c.ReverseProxy.Headers
-	if h == nil {
+	if h == nil || h.Request == nil {
 		return nil
-	}
-	if h.Response != nil {
-		return refused("header_down")
 	}
 	reserved := ownFields
 	if c.AccessToken != "" || c.Credentials != nil {
@@ -276,7 +252,7 @@ func (c *Config) checkHeaders() error {
 			return &OptionError{"header_up", name, fmt.Errorf("header_up: %q has a placeholder in the name of a field (want it in the value only)", name)}
 		}
 		for _, field := range reserved {
-			if matchesField(name, field) {
+			if match, _ := path.Match(strings.ToLower(name), strings.ToLower(field)); match {
 				return &OptionError{"header_up", name, fmt.Errorf("header_up: %s cannot be changed in oz_instant: it is set for each call", field)}
 			}
 		}
@@ -285,56 +261,25 @@ func (c *Config) checkHeaders() error {
 }
 
 // operated lists the names, or patterns of names, that ops apply to.
-func operated(ops *headers.HeaderOps) (names []string) {
-	if ops == nil {
-		return nil
-	}
-	for name := range ops.Add {
-		names = append(names, name)
-	}
-	for name := range ops.Set {
-		names = append(names, name)
-	}
-	for name := range ops.Replace {
-		names = append(names, name)
-	}
-	names = append(names, ops.Delete...)
+func operated(ops *headers.HeaderOps) []string {
+	names := slices.Clone(ops.Delete)
+	names = slices.AppendSeq(names, maps.Keys(ops.Add))
+	names = slices.AppendSeq(names, maps.Keys(ops.Set))
+	names = slices.AppendSeq(names, maps.Keys(ops.Replace))
 	slices.Sort(names)
 	return names
 }
 
-// matchesField reports whether name, in which an asterisk at either end stands
-// for anything, is field.
-func matchesField(name, field string) bool {
-	name, field = strings.ToLower(name), strings.ToLower(field)
-	open, closed := strings.HasPrefix(name, "*"), strings.HasSuffix(name, "*")
-	middle := strings.Trim(name, "*")
-	switch {
-	case open && closed:
-		return strings.Contains(field, middle)
-	case open:
-		return strings.HasSuffix(field, middle)
-	case closed:
-		return strings.HasPrefix(field, middle)
-	}
-	return name == field
-}
-
 func checkBasePath(s string) error {
-	if !strings.HasPrefix(s, "/") || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#%{}\\ ") || strings.Contains(s, "//") {
+	if !strings.HasPrefix(s, "/") || s == "/" || path.Clean(s) != s || strings.ContainsAny(s, "?#%{}\\ ") || !printable(s) {
 		return fmt.Errorf("invalid path %q (want a plain path such as /oz, without a slash at its end, query, escapes or placeholders)", s)
 	}
-	for segment := range strings.SplitSeq(s, "/") {
-		if segment == "." || segment == ".." {
-			return fmt.Errorf("invalid path %q (want one without %q)", s, segment)
-		}
-	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return fmt.Errorf("invalid path %q (want printable ASCII)", s)
-		}
-	}
 	return nil
+}
+
+// printable reports whether s is printable ASCII.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // Identity names the whole way to one Oz, as canonical JSON: base path,
@@ -346,24 +291,20 @@ func checkBasePath(s string) error {
 // It must be taken before New, which consumes the configuration.
 func (c *Config) Identity() string {
 	rp := c.ReverseProxy
-	way := struct {
-		BasePath  string             `json:"base_path,omitempty"`
-		Upstreams []string           `json:"upstreams,omitempty"`
-		Dynamic   any                `json:"dynamic_upstreams,omitempty"`
-		Transport any                `json:"transport,omitempty"`
-		Headers   *headers.HeaderOps `json:"headers,omitempty"`
-	}{BasePath: c.BasePath, Dynamic: canonical(rp.DynamicUpstreamsRaw)}
+	var upstreams []string
 	for _, u := range rp.Upstreams {
-		way.Upstreams = append(way.Upstreams, u.Dial)
+		upstreams = append(upstreams, u.Dial)
 	}
-	slices.Sort(way.Upstreams)
+	slices.Sort(upstreams)
 	transport, err := transportDefaults(rp.TransportRaw)
 	if err != nil { // New fails as well
-		transport = rp.TransportRaw
+		transport = nil
 	}
-	way.Transport = canonical(transport)
+	var dynamic any
+	_ = json.Unmarshal(rp.DynamicUpstreamsRaw, &dynamic) // as for transport
+	way := []any{c.BasePath, upstreams, dynamic, transport}
 	if rp.Headers != nil {
-		way.Headers = rp.Headers.Request
+		way = append(way, rp.Headers.Request)
 	}
 	doc, err := json.Marshal(way)
 	if err != nil { // strings and decoded JSON only
@@ -372,47 +313,37 @@ func (c *Config) Identity() string {
 	return string(doc)
 }
 
-// canonical decodes raw, so that encoding it again gives one spelling.
-func canonical(raw json.RawMessage) any {
-	if raw == nil {
-		return nil
-	}
-	var v any
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	if d.Decode(&v) != nil {
-		return string(raw) // no module will load it
-	}
-	return v
-}
-
 // transportDefaults fills in what the http transport does here unless the
 // operator says otherwise: no kept-alive connections, no proxy from the
-// environment.
+// environment. What it returns is canonical.
 func transportDefaults(raw json.RawMessage) (json.RawMessage, error) {
-	if raw == nil {
-		raw = json.RawMessage(`{"protocol":"http"}`)
-	}
-	if gjson.GetBytes(raw, "protocol").Str != "http" {
-		return raw, nil
-	}
-	var defaults []struct{ path, value string }
-	if !gjson.GetBytes(raw, "keep_alive.idle_timeout").Exists() { // which is what the Caddyfile's keepalive sets
-		defaults = append(defaults, struct{ path, value string }{"keep_alive.enabled", "false"})
-	}
-	if !gjson.GetBytes(raw, "network_proxy").Exists() && !gjson.GetBytes(raw, "forward_proxy_url").Exists() {
-		defaults = append(defaults, struct{ path, value string }{"network_proxy", `{"from":"none"}`})
-	}
-	for _, d := range defaults {
-		if gjson.GetBytes(raw, d.path).Exists() {
-			continue
-		}
-		var err error
-		if raw, err = sjson.SetRawBytes(raw, d.path, []byte(d.value)); err != nil {
+	transport := map[string]any{"protocol": "http"}
+	if raw != nil {
+		transport = nil
+		if err := json.Unmarshal(raw, &transport); err != nil {
 			return nil, err
 		}
 	}
-	return raw, nil
+	if transport["protocol"] == "http" {
+		if transport["network_proxy"] == nil && transport["forward_proxy_url"] == nil {
+			transport["network_proxy"] = map[string]string{"from": "none"}
+		}
+		disableKeepAlive(transport)
+	}
+	return json.Marshal(transport)
+}
+
+func disableKeepAlive(transport map[string]any) {
+	if transport["keep_alive"] == nil {
+		transport["keep_alive"] = make(map[string]any)
+	}
+	options, ok := transport["keep_alive"].(map[string]any)
+	if !ok || options["idle_timeout"] != nil { // which is what the Caddyfile's keepalive sets
+		return
+	}
+	if _, set := options["enabled"]; !set {
+		options["enabled"] = false
+	}
 }
 
 // secret resolves the placeholders of a secret from the config, and drops the
@@ -434,10 +365,8 @@ func headerSecret(s string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for i := range len(value) {
-		if value[i] <= ' ' || value[i] > '~' {
-			return "", errors.New("it has characters that cannot stand in a header field")
-		}
+	if strings.Contains(value, " ") || !printable(value) {
+		return "", errors.New("it has characters that cannot stand in a header field")
 	}
 	return value, nil
 }

@@ -93,11 +93,8 @@ func TestValidate(t *testing.T) {
 
 // Every option that is refused says why.
 func TestCheckOption(t *testing.T) {
-	for option, why := range refusals {
-		if option == "unhealthy_status" { // judged by its values
-			continue
-		}
-		if err := CheckOption(option); why == "" || err == nil || err.Error() != option+" cannot be used in oz_instant: "+why {
+	for option, refusal := range refusals {
+		if err := CheckOption(option); refusal.why == "" || err == nil || err.Error() != option+" cannot be used in oz_instant: "+refusal.why {
 			t.Errorf("%s: %v", option, err)
 		}
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +36,7 @@ func graceDials(ht *reverseproxy.HTTPTransport) {
 		if err != nil {
 			return nil, err
 		}
-		return &graceConn{Conn: conn, closed: make(chan struct{})}, nil
+		return newGraceConn(conn), nil
 	}
 	ht.Transport.DialContext = graceful
 	if ht.Transport.DialTLSContext != nil {
@@ -56,7 +54,10 @@ func graceDials(ht *reverseproxy.HTTPTransport) {
 // placeholder in tls_server_name and with proxy_protocol. That one dials past
 // DialContext: 12 of 40 early answers of Oz were lost through it.
 func handshake(ctx context.Context, conn net.Conn, ht *reverseproxy.HTTPTransport) (net.Conn, error) {
-	config := ht.Transport.TLSClientConfig.Clone()
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if given := ht.Transport.TLSClientConfig; given != nil { // nil if no option is set
+		config = given.Clone()
+	}
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && strings.Contains(config.ServerName, "{") {
 		config.ServerName = repl.ReplaceAll(config.ServerName, "")
 	}
@@ -80,53 +81,36 @@ func handshake(ctx context.Context, conn net.Conn, ht *reverseproxy.HTTPTranspor
 // when Oz has ended it.
 type graceConn struct {
 	net.Conn
-	once   sync.Once
-	closed chan struct{}
+	ended, closed         chan struct{}
+	endedOnce, closedOnce sync.Once
+	err                   error // of its end; set before ended is closed
+}
 
-	mu    sync.Mutex
-	onEnd map[any]func(error) // by owner: calls may share a connection
+func newGraceConn(conn net.Conn) *graceConn {
+	return &graceConn{Conn: conn, ended: make(chan struct{}), closed: make(chan struct{})}
+}
+
+// graceConnOf returns the graceConn that conn is, if not of another dialer.
+func graceConnOf(conn net.Conn) (*graceConn, bool) {
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = wrapped.NetConn()
+	}
+	c, ok := conn.(*graceConn)
+	return c, ok
 }
 
 // Read implements net.Conn. net/http does not report a lost connection while
 // it waits for more of the capsule to send, which may take as long as a client
-// likes. So Read tells the calls on the connection itself.
+// likes. So ended tells the calls on the connection; with HTTP/2 these are many.
 func (c *graceConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
-		c.tell(err)
+		c.endedOnce.Do(func() {
+			c.err = err
+			close(c.ended)
+		})
 	}
 	return n, err
-}
-
-func (c *graceConn) tell(err error) {
-	c.mu.Lock()
-	all := slices.Collect(maps.Values(c.onEnd))
-	c.mu.Unlock()
-	for _, f := range all {
-		f(err)
-	}
-}
-
-// whenEnded registers f to run when conn reaches EOF or fails. A nil f
-// unregisters owner. Connections of other dialers are ignored.
-func whenEnded(conn net.Conn, owner any, f func(error)) {
-	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
-		conn = wrapped.NetConn()
-	}
-	c, ours := conn.(*graceConn)
-	if !ours {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f == nil {
-		delete(c.onEnd, owner)
-		return
-	}
-	if c.onEnd == nil {
-		c.onEnd = make(map[any]func(error), 1)
-	}
-	c.onEnd[owner] = f
 }
 
 // Write implements net.Conn.
@@ -149,7 +133,7 @@ func (c *graceConn) wait() {
 
 // Close implements net.Conn.
 func (c *graceConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
+	c.closedOnce.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
 
@@ -160,11 +144,8 @@ func (c *graceConn) Close() error {
 func (c *graceConn) ReadFrom(r io.Reader) (int64, error) {
 	buf := capsuleBuffers.Get().(*[]byte)
 	defer capsuleBuffers.Put(buf)
-	return io.CopyBuffer(writerOnly{c}, r, *buf)
+	return io.CopyBuffer(struct{ io.Writer }{c}, r, *buf) // which would call ReadFrom again
 }
-
-// writerOnly hides ReadFrom from io.CopyBuffer, which would call it again.
-type writerOnly struct{ io.Writer }
 
 var capsuleBuffers = sync.Pool{New: func() any {
 	b := make([]byte, 128<<10)

@@ -2,6 +2,7 @@ package ozclient
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -19,7 +20,7 @@ func (brokenConn) Write([]byte) (int, error) { return 0, errBroken }
 func (brokenConn) Close() error              { return nil }
 
 func TestFailedWriteWaitsForTheAnswer(t *testing.T) {
-	c := &graceConn{Conn: brokenConn{}, closed: make(chan struct{})}
+	c := newGraceConn(brokenConn{})
 	start := time.Now()
 	if _, err := c.Write([]byte("x")); !errors.Is(err, errBroken) {
 		t.Fatal(err)
@@ -31,7 +32,7 @@ func TestFailedWriteWaitsForTheAnswer(t *testing.T) {
 
 // Once the answer was read the connection is closed, and nobody waits longer.
 func TestFailedWriteEndsWithTheConnection(t *testing.T) {
-	c := &graceConn{Conn: brokenConn{}, closed: make(chan struct{})}
+	c := newGraceConn(brokenConn{})
 	if err := errors.Join(c.Close(), c.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func TestFailedWriteEndsWithTheConnection(t *testing.T) {
 
 func TestReadFromSendsEveryByte(t *testing.T) {
 	near, far := net.Pipe()
-	c := &graceConn{Conn: near, closed: make(chan struct{})}
+	c := newGraceConn(near)
 	want := bytes.Repeat([]byte("0123456789"), 100_000)
 	go func() {
 		_, _ = c.ReadFrom(bytes.NewReader(want))
@@ -55,17 +56,27 @@ func TestReadFromSendsEveryByte(t *testing.T) {
 	}
 }
 
-// Calls that share a connection all hear of its end, but for those that are over.
-func TestSharedConnection(t *testing.T) {
+// The end of a connection is told once, with the first error, also through TLS.
+func TestEndOfAConnection(t *testing.T) {
 	near, far := net.Pipe()
-	c := &graceConn{Conn: near, closed: make(chan struct{})}
-	heard := map[string]int{}
-	for _, call := range []string{"a", "b", "c"} {
-		whenEnded(c, call, func(error) { heard[call]++ })
+	c := newGraceConn(near)
+	if got, ok := graceConnOf(tls.Client(c, nil)); !ok || got != c {
+		t.Error("it is not found below TLS")
 	}
-	whenEnded(c, "a", nil)
+	if _, ok := graceConnOf(near); ok {
+		t.Error("a connection of another dialer is taken for one")
+	}
+	select {
+	case <-c.ended:
+		t.Error("it ended before its end")
+	default:
+	}
 	_ = far.Close()
-	if _, err := c.Read(make([]byte, 1)); err == nil || heard["a"] != 0 || heard["b"] != 1 || heard["c"] != 1 {
-		t.Errorf("%v, %v", err, heard)
+	_, first := c.Read(make([]byte, 1))
+	_ = near.Close()
+	_, second := c.Read(make([]byte, 1))
+	<-c.ended
+	if c.err != first || first == second {
+		t.Errorf("%v, then %v; told is %v", first, second, c.err)
 	}
 }

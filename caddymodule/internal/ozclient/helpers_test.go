@@ -125,7 +125,7 @@ func clientWith(t *testing.T, cfg *Config, opts Options) *Client {
 // analyzed sends a whole capsule for no client in particular.
 func (c *Client) analyzed(t *testing.T) (Answer, *Error) {
 	t.Helper()
-	a, err := c.Analyze(t.Context(), nil, newMemoryBody([]byte("capsule")), oz.Policy{}, nil)
+	a, err := c.Analyze(t.Context(), nil, NewMemoryBody([]byte("capsule")), oz.Policy{}, nil)
 	return a, asError(t, err)
 }
 

@@ -117,7 +117,7 @@ func TestEarlyRefusalsArrive(t *testing.T) {
 			client := noisyClient()
 			client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("test.name", "example.com")
 			for i := range 20 {
-				a, err := c.Analyze(t.Context(), client, newMemoryBody(make([]byte, 8<<20)), oz.Policy{}, nil)
+				a, err := c.Analyze(t.Context(), client, NewMemoryBody(make([]byte, 8<<20)), oz.Policy{}, nil)
 				if err != nil || a.Verdict.Reason != oz.Container {
 					t.Errorf("%d: %v, %+v", i, err, a)
 				}
@@ -190,6 +190,27 @@ func TestHandshakeThatHangs(t *testing.T) {
 	}
 }
 
+// A call for no client, such as a log-in, goes through the PROXY protocol, too.
+func TestProxyProtocolForNobody(t *testing.T) {
+	c := realClient(t, listen(t, nil, func(conn net.Conn) {
+		if line, err := readLine(conn); err == nil && strings.HasPrefix(line, "PROXY TCP4 0.0.0.0 ") {
+			earlyRefusal(conn)
+		}
+	}), `, "proxy_protocol": "v1"`, "")
+	if a, e := c.analyzed(t); a.Status != 400 {
+		t.Errorf("%d, %v", a.Status, e)
+	}
+}
+
+// TLS without any option, after the header of the PROXY protocol, ends like any
+// other handshake: Caddy has no tls.Config to start from then.
+func TestHandshakeWithoutOptions(t *testing.T) {
+	c := realClient(t, listen(t, nil, func(conn net.Conn) { _, _ = readLine(conn) }),
+		`, "tls": {}, "versions": ["1.1"], "proxy_protocol": "v1"`, "")
+	_, e := c.analyzed(t)
+	wantError(t, e, Error{Reason: oz.Unreachable, Fault: FaultOz})
+}
+
 // A peer that talks nonsense is not quoted.
 func TestNonsenseIsNotQuoted(t *testing.T) {
 	address := listen(t, nil, func(conn net.Conn) {
@@ -215,7 +236,7 @@ func TestExchangeOverTheNetwork(t *testing.T) {
 	}))
 	defer server.Close()
 	c := realClient(t, server.Listener.Addr().String(), "", "")
-	a, err := c.Analyze(t.Context(), noisyClient(), newMemoryBody(make([]byte, 3<<20)), oz.Policy{}, nil)
+	a, err := c.Analyze(t.Context(), noisyClient(), NewMemoryBody(make([]byte, 3<<20)), oz.Policy{}, nil)
 	if err != nil || a.Verdict.Decision != oz.Success || a.Time <= 0 || a.Upload <= 0 {
 		t.Errorf("%v, %+v", err, a)
 	}

@@ -83,6 +83,3 @@ func untried(pool reverseproxy.UpstreamPool, tried []string) reverseproxy.Upstre
 	}
 	return left
 }
-
-// Interface guard
-var _ reverseproxy.Selector = (*selector)(nil)

@@ -211,7 +211,7 @@ func (c *Client) grant(ctx context.Context, path string, body []byte, token stri
 func (c *Client) askGrant(ctx context.Context, path string, body []byte, token string) (oz.Grant, *Error) {
 	k := &call{
 		method: http.MethodPost, path: path, header: http.Header{"Content-Type": {"application/json"}},
-		body: newMemoryBody(body), reader: smallReader, token: token,
+		body: NewMemoryBody(body), reader: smallReader, token: token,
 	}
 	k.begin()
 	if failure := c.do(ctx, nil, k); failure != nil {
@@ -251,9 +251,3 @@ func clockOf(res *http.Response) time.Time {
 	}
 	return time.Now()
 }
-
-// Interface guards
-var (
-	_ caddy.Destructor = (*account)(nil)
-	_ granter          = (*Client)(nil)
-)

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -70,11 +68,11 @@ func (k *call) roundTrip(t *transport, req *http.Request) (*http.Response, error
 		k.tried = append(k.tried, di.Upstream.String())
 	}
 
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel()
-	a := &attempt{call: k, ctx: ctx, lost: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	defer cancel(nil)
+	a := &attempt{call: k, ctx: ctx, cancel: cancel}
 	res, err := a.send(t, req)
-	k.sent = a.touched.Load()
+	k.sent = a.touched // which is final, as send has ended the attempt
 	if err == nil {
 		defer res.Body.Close()
 		err = k.take(res)
@@ -97,7 +95,7 @@ func (k *call) take(res *http.Response) error {
 		// reverse_proxy would hand the client's connection over.
 		return errSwitching
 	}
-	if isFolder(res.StatusCode) && k.body != nil && k.body.State().SentAt.IsZero() {
+	if isFolder(res.StatusCode) && k.state().SentAt.IsZero() {
 		return errEarlyFolder
 	}
 	return k.read(res)
@@ -105,26 +103,24 @@ func (k *call) take(res *http.Response) error {
 
 // attempt is what is known of one attempt while it is in progress.
 type attempt struct {
-	call *call
-	ctx  context.Context
+	call   *call
+	ctx    context.Context
+	cancel context.CancelCauseFunc
 
-	dialed    atomic.Bool
-	connected atomic.Bool
+	mu        sync.Mutex
+	dialed    bool
+	connected bool
+	ended     bool
 
 	// touched notes that something of the call may have left for Oz: the first
 	// attempt to read its body, or, without one, a connection to write to. It
 	// is noted inside RoundTrip, since what reverse_proxy itself reads says
 	// nothing about what Oz got.
-	touched atomic.Bool
+	touched bool
 
-	lost    chan struct{} // closed some time after Oz has ended the connection
-	mu      sync.Mutex
-	conn    net.Conn
-	ended   bool
-	lostErr error
-	lostAt  time.Time    // when the connection ended; zero if it has not
-	body    upload.State // at that moment
-	timer   *time.Timer
+	conn   *graceConn
+	lostAt time.Time    // when conn ended; zero if it has not
+	body   upload.State // at that moment
 }
 
 // send makes the attempt. It returns when the call's time is up, or when the
@@ -156,49 +152,86 @@ func (a *attempt) send(t *transport, req *http.Request) (*http.Response, error) 
 			}
 		}
 	}()
-	var err error
 	select {
 	case r := <-results:
 		return r.res, r.err
 	case <-a.ctx.Done():
-		err = context.Cause(a.ctx)
-	case <-a.lost:
-		err = a.lostErr
 	}
 	select {
 	case r := <-results:
 		return r.res, r.err
 	default:
-		return nil, err
+		return nil, context.Cause(a.ctx)
 	}
 }
 
-// gotConn is called when there is a connection to write to.
+func (a *attempt) connectStart(string, string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dialed = true
+}
+
+// gotConn is called when there is a connection to write to. It is called again
+// if that was a kept one which Oz has closed: net/http then takes another by
+// itself, and the end of the first says nothing any more.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
-	a.connected.Store(true)
-	if a.call.body == nil { // net/http reports the loss of the connection by itself
-		a.touched.Store(true)
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ended {
+	a.connected = true
+	if a.call.body == nil { // net/http reports the loss of the connection by itself
+		a.touched = true
 		return
 	}
-	a.conn = info.Conn
-	whenEnded(info.Conn, a, a.connEnded)
+	a.lostAt = time.Time{}
+	if conn, ok := graceConnOf(info.Conn); ok && conn != a.conn {
+		a.conn = conn
+		go a.watch(conn)
+	}
 }
 
-// connEnded gives an answer that came before the end of the connection time to
-// arrive, as net/http reads it in another goroutine.
-func (a *attempt) connEnded(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.ended || a.timer != nil {
+// watch ends the attempt when Oz has ended conn. It gives an answer that came
+// before that time to arrive, as net/http reads it in another goroutine.
+func (a *attempt) watch(conn *graceConn) {
+	select {
+	case <-conn.ended:
+	case <-a.ctx.Done():
 		return
 	}
-	a.lostErr, a.lostAt, a.body = err, time.Now(), a.call.state()
-	a.timer = time.AfterFunc(answerGrace, func() { close(a.lost) })
+	if !a.lost(conn) {
+		return
+	}
+	select {
+	case <-time.After(answerGrace):
+	case <-a.ctx.Done():
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ended && a.conn == conn {
+		a.cancel(conn.err)
+	}
+}
+
+// lost notes when conn ended, and reports whether the attempt still needs it.
+func (a *attempt) lost(conn *graceConn) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended || a.conn != conn {
+		return false
+	}
+	a.lostAt, a.body = time.Now(), a.call.state()
+	return true
+}
+
+// touch notes a read of the body, and reports whether it may take place. Once
+// an attempt that took nothing has ended, the body belongs to the next.
+func (a *attempt) touch() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.ended {
+		a.touched = true
+	}
+	return a.touched
 }
 
 // attempted returns what is known of an attempt that has failed. How the client
@@ -206,9 +239,9 @@ func (a *attempt) connEnded(err error) {
 // failed writes and late answers are waited for.
 func (a *attempt) attempted(ctx context.Context, err error) attempted {
 	what := a.call.attempted(ctx, err)
-	what.dialed, what.connected = a.dialed.Load(), a.connected.Load()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	what.dialed, what.connected = a.dialed, a.connected
 	if !a.lostAt.IsZero() {
 		what.body.Silence = a.body.Silence
 		what.elapsed, what.waited = a.lostAt.Sub(a.call.start), a.body.Waited-a.call.waited
@@ -220,22 +253,16 @@ func (a *attempt) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
-	if a.timer != nil {
-		a.timer.Stop()
-	}
-	if a.conn != nil {
-		whenEnded(a.conn, a, nil)
-	}
 }
 
 // outgoing returns what goes on the wire.
 func (a *attempt) outgoing(t *transport, req *http.Request) *http.Request {
 	out := req.WithContext(httptrace.WithClientTrace(a.ctx, &httptrace.ClientTrace{
-		ConnectStart: func(string, string) { a.dialed.Store(true) },
+		ConnectStart: a.connectStart,
 		GotConn:      a.gotConn,
 	}))
 	if req.Body != nil {
-		out.Body, out.GetBody = &watchedBody{req.Body, &a.touched}, nil
+		out.Body, out.GetBody = &watchedBody{req.Body, a}, nil
 	}
 	out.Header = req.Header.Clone()
 	if via := out.Header["Via"]; len(via) == 1 && via[0] == "1.1 Caddy" {
@@ -275,10 +302,7 @@ func hostOf(di reverseproxy.DialInfo, tls bool) string {
 		return "localhost"
 	}
 	if (di.Port == "443" && tls) || (di.Port == "80" && !tls) {
-		if strings.Contains(di.Host, ":") {
-			return "[" + di.Host + "]"
-		}
-		return di.Host
+		return strings.TrimSuffix(di.Address, ":"+di.Port)
 	}
 	return di.Address
 }
@@ -292,11 +316,13 @@ func (t *transport) tls() bool {
 // have left for Oz, or sit lost in a buffer.
 type watchedBody struct {
 	io.ReadCloser
-	touched *atomic.Bool
+	attempt *attempt
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.touched.Store(true)
+	if !b.attempt.touch() {
+		return 0, upload.ErrStopped
+	}
 	return b.ReadCloser.Read(p)
 }
 
@@ -325,7 +351,6 @@ func (t *transport) ProxyProtocolEnabled() bool {
 
 // Interface guards
 var (
-	_ http.RoundTripper                                = (*transport)(nil)
 	_ reverseproxy.RequestHeaderOpsTransport           = (*transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*transport)(nil)
 	_ reverseproxy.ProxyProtocolTransport              = (*transport)(nil)
