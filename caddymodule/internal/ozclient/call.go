@@ -3,7 +3,6 @@ package ozclient
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -25,12 +24,12 @@ const userAgent = "caddy-oz-instant"
 // it what happened. The answer is read inside the transport, and what
 // reverse_proxy would write to a client is discarded.
 type call struct {
-	method string
-	path   string // after base_path
-	header http.Header
-	body   upload.Body // nil without one
-	reader answerReader
-	tried  []string // upstreams; a second call begins with those of the first
+	method      string
+	path        string      // after base_path
+	body        upload.Body // nil without one
+	contentType string
+	reader      answerReader
+	tried       []string // upstreams; a second call begins with those of the first
 
 	token string // the access token; it is added inside the transport
 
@@ -142,7 +141,7 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
-		Header:     ownHeader(k.header),
+		Header:     ownHeader(k.contentType),
 	}
 	if k.body != nil {
 		sub.Body, sub.ContentLength = k.body, k.body.Length()
@@ -177,9 +176,10 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 	return sub
 }
 
-func ownHeader(extra http.Header) http.Header {
-	h := http.Header{
-		"Accept": {"application/json"},
+func ownHeader(contentType string) http.Header {
+	return http.Header{
+		"Accept":       {"application/json"},
+		"Content-Type": {contentType},
 		// Go would ask for gzip by itself, which the pruner cannot read.
 		"Accept-Encoding": {"identity"},
 		"User-Agent":      {userAgent},
@@ -188,8 +188,6 @@ func ownHeader(extra http.Header) http.Header {
 		"X-Forwarded-Host":  nil,
 		"X-Forwarded-Proto": nil,
 	}
-	maps.Copy(h, extra)
-	return h
 }
 
 // tracedHeaders go to Oz so that one trace, or one id, leads through both logs.

@@ -51,9 +51,7 @@ func New(ctx caddy.Context, cfg *Config, opts Options) (*Client, error) {
 		return nil, err
 	}
 	if cfg.Credentials != nil {
-		if c.account, err = openAccount(identity, email, password); err != nil {
-			return nil, errors.Join(err, c.proxy.Cleanup())
-		}
+		c.account = openAccount(identity, email, password)
 	}
 	return c, nil
 }
@@ -119,7 +117,7 @@ func (c *Client) Match(ctx context.Context, client *http.Request, images *oz.Mul
 // folderCall returns a call that is answered by a folder.
 func (c *Client) folderCall(body upload.Body, contentType string, collect bool) *call {
 	k := &call{
-		method: http.MethodPost, path: oz.FoldersPath, header: http.Header{"Content-Type": {contentType}},
+		method: http.MethodPost, path: oz.FoldersPath, contentType: contentType,
 		reader: c.opts.folderReader(collect),
 	}
 	if body.Length() != 0 { // net/http takes a body of length 0 for one of unknown length
@@ -175,7 +173,7 @@ func (c *Client) sessionToken(ctx context.Context, client *http.Request, timeout
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errOzTimeout)
 	defer cancel()
 	k := &call{
-		method: http.MethodGet, path: oz.SessionTokenPath, header: http.Header{"Content-Type": {"application/json"}},
+		method: http.MethodGet, path: oz.SessionTokenPath, contentType: "application/json",
 		reader: smallReader, tried: slices.Clone(tried),
 	}
 	k.begin()

@@ -56,15 +56,12 @@ var accounts = caddy.NewUsagePool()
 
 // openAccount finds or makes the account of these credentials at the Oz with
 // this identity. It must be closed.
-func openAccount(identity, email, password string) (*account, error) {
+func openAccount(identity, email, password string) *account {
 	key := accountKey(identity, email, password)
-	value, _, err := accounts.LoadOrNew(key, func() (caddy.Destructor, error) {
+	value, _, _ := accounts.LoadOrNew(key, func() (caddy.Destructor, error) {
 		return &account{key: key, email: email, password: password}, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return value.(*account), nil
+	}) // which never fails
+	return value.(*account)
 }
 
 func (a *account) close() { _, _ = accounts.Delete(a.key) } // Destruct never fails
@@ -210,7 +207,7 @@ func (c *Client) grant(ctx context.Context, path string, body []byte, token stri
 
 func (c *Client) askGrant(ctx context.Context, path string, body []byte, token string) (oz.Grant, *Error) {
 	k := &call{
-		method: http.MethodPost, path: path, header: http.Header{"Content-Type": {"application/json"}},
+		method: http.MethodPost, path: path, contentType: "application/json",
 		body: NewMemoryBody(body), reader: smallReader, token: token,
 	}
 	k.begin()

@@ -51,7 +51,7 @@ func TestHostOf(t *testing.T) {
 func newCall(body upload.Body) *call {
 	return &call{
 		method: http.MethodPost, path: oz.FoldersPath, body: body, reader: testOptions.folderReader(false),
-		header: http.Header{"Content-Type": {capsuleMediaType}},
+		contentType: capsuleMediaType,
 	}
 }
 
