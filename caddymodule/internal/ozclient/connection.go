@@ -3,6 +3,8 @@ package ozclient
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -58,7 +60,9 @@ func handshake(ctx context.Context, conn net.Conn, ht *reverseproxy.HTTPTranspor
 	if given := ht.Transport.TLSClientConfig; given != nil { // nil if no option is set
 		config = given.Clone()
 	}
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && strings.Contains(config.ServerName, "{") {
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	fromRequest := ok && strings.Contains(config.ServerName, "{")
+	if fromRequest {
 		config.ServerName = repl.ReplaceAll(config.ServerName, "")
 	}
 	if di, ok := reverseproxy.GetDialInfo(ctx); ok && config.ServerName == "" {
@@ -72,10 +76,17 @@ func handshake(ctx context.Context, conn net.Conn, ht *reverseproxy.HTTPTranspor
 	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
+		if fromRequest {
+			err = fmt.Errorf("%w: %w", errRequestName, err)
+		}
 		return nil, err
 	}
 	return secured, nil
 }
+
+// errRequestName marks a handshake that failed with a name out of the client's
+// request, which the client may have made up.
+var errRequestName = errors.New("with a tls_server_name from the request")
 
 // graceConn is a connection to Oz that does not lose an early answer, and tells
 // when Oz has ended it.

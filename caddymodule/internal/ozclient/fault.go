@@ -111,15 +111,17 @@ func blame(a attempted) *Error {
 		return a.unsent()
 	case isTimeout(a.err): // by options of the operator's transport
 		return &Error{oz.Timeout, FaultOz, plain(a.err)}
-	case a.waited > a.elapsed/2 || a.body.Silence >= longSilence:
+	case a.waited >= longWait && a.waited > a.elapsed/2 || a.body.Silence >= longWait:
 		return &Error{oz.ConnectionLost, FaultNobody, plain(a.err)}
 	}
 	return &Error{oz.ConnectionLost, FaultOz, plain(a.err)}
 }
 
-// longSilence is how long a client may be silent before a lost connection is
-// blamed on it rather than on Oz.
-const longSilence = time.Second
+// longWait is how long a client must be waited for before a lost connection is
+// blamed on it rather than on Oz: no server hangs up because of less. Without
+// it, an Oz that resets the connection after a megabyte that came and went in a
+// few milliseconds was not marked as down.
+const longWait = time.Second
 
 // clientCauses end a context when the client did something wrong. Plain
 // cancellation is how net/http's server tells that a client has left.
@@ -153,7 +155,7 @@ func (a attempted) unsent() *Error {
 	switch {
 	case errors.Is(a.err, errAllFull):
 		return &Error{oz.Overloaded, FaultNobody, errAllFull}
-	case !a.tried:
+	case !a.tried, errors.Is(a.err, errRequestName):
 		return &Error{oz.Unreachable, FaultNobody, a.err}
 	case a.connected: // net/http may quote what the peer sent
 		return &Error{oz.Unreachable, FaultOz, plain(a.err)}

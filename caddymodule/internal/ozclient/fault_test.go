@@ -54,6 +54,8 @@ func TestBlame(t *testing.T) {
 
 		{"lost", tried(attempted{err: reset, sent: true, elapsed: 10 * time.Second, waited: 5 * time.Second}), Error{oz.ConnectionLost, FaultOz, reset}},
 		{"lost after waiting for the client", tried(attempted{err: reset, sent: true, elapsed: 10 * time.Second, waited: 5*time.Second + 1}), Error{oz.ConnectionLost, FaultNobody, reset}},
+		{"a handshake under a name of the client's", tried(attempted{err: errRequestName, dialed: true}), Error{oz.Unreachable, FaultNobody, errRequestName}},
+		{"lost after waiting for a moment", tried(attempted{err: reset, sent: true, elapsed: 20 * time.Millisecond, waited: 19 * time.Millisecond}), Error{oz.ConnectionLost, FaultOz, reset}},
 		{"lost while the client is silent", tried(attempted{err: reset, sent: true, elapsed: 10 * time.Second, waited: time.Second, body: upload.State{Silence: time.Second}}), Error{oz.ConnectionLost, FaultNobody, reset}},
 		{"lost while the client is silent for a moment", tried(attempted{err: reset, sent: true, elapsed: 10 * time.Second, waited: time.Second, body: upload.State{Silence: time.Second - 1}}), Error{oz.ConnectionLost, FaultOz, reset}},
 		{"lost at once", tried(attempted{err: io.EOF, sent: true}), Error{oz.ConnectionLost, FaultOz, nil}},
