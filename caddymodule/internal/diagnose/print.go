@@ -1,0 +1,110 @@
+package diagnose
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// Printer writes a line for each step as it ends, so that a slow or dead Oz
+// can be watched. On a terminal it also shows the step in progress.
+type Printer struct {
+	out      io.Writer
+	terminal bool
+	color    bool
+	to       string // the upstream whose lines are being written
+}
+
+// NewPrinter returns a Printer that uses color if out is a terminal and
+// neither NO_COLOR (no-color.org) nor TERM=dumb is set.
+func NewPrinter(out io.Writer) *Printer {
+	p := &Printer{out: out}
+	if file, ok := out.(*os.File); ok {
+		p.terminal = term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
+		p.color = p.terminal && os.Getenv("NO_COLOR") == ""
+	}
+	return p
+}
+
+// marks are the words and colors for states. They stand right-aligned, so
+// that columns are straight before the next line is known.
+var marks = map[State]struct{ word, color string }{
+	OK:      {"ok", "32"},
+	Failed:  {"FAILED", "31"},
+	Unknown: {"UNKNOWN", "33"},
+	Skipped: {"-", "2"},
+}
+
+const eraseLine = "\r\x1b[K"
+
+// Print shows an event. It is an observer for Check.
+func (p *Printer) Print(e Event) {
+	var text strings.Builder
+	if p.terminal {
+		text.WriteString(eraseLine)
+	}
+	if e.To != p.to {
+		if p.to != "" {
+			text.WriteString("\n")
+		}
+		p.to = e.To
+		fmt.Fprintln(&text, printable(e.To))
+	}
+	switch {
+	case e.Step.State != "":
+		p.line(&text, e.Step)
+	case p.terminal:
+		fmt.Fprintf(&text, "%9s  %s", "…", e.Step.Name)
+	}
+	_, _ = io.WriteString(p.out, text.String()) // in one piece, so that nothing of a line waits
+}
+
+func (p *Printer) line(out io.Writer, s Step) {
+	mark := marks[s.State]
+	word := fmt.Sprintf("%9s", mark.word)
+	if p.color {
+		word = fmt.Sprintf("\x1b[%sm%s\x1b[0m", mark.color, word)
+	}
+	took := fmt.Sprintf("%d ms", s.MS)
+	if s.State == Skipped {
+		took = ""
+	}
+	fmt.Fprintf(out, "%s  %-15s  %8s  %s\n", word, s.Name, took, printable(s.Detail))
+	if s.Advice != "" {
+		fmt.Fprintf(out, "%38s→ %s\n", "", printable(s.Advice))
+	}
+}
+
+// printable makes one line of s without control characters. Names in
+// certificates and tokens are the peer's choice, and must neither steer the
+// operator's terminal nor pass for a line of the report.
+func printable(s string) string {
+	return strings.Map(graphic, strings.ReplaceAll(s, "\n", "; "))
+}
+
+func graphic(r rune) rune {
+	if !unicode.IsGraphic(r) {
+		return unicode.ReplacementChar
+	}
+	return r
+}
+
+// WriteJSON writes the reports as one document.
+func WriteJSON(out io.Writer, reports []Report) error {
+	return writeJSON(out, struct {
+		Well      bool     `json:"well"`
+		Upstreams []Report `json:"upstreams"`
+	}{Worst(reports) == OK, reports})
+}
+
+func writeJSON(out io.Writer, doc any) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(doc)
+}
