@@ -1,158 +1,127 @@
 package caddymodule
 
 import (
-	"errors"
-	"fmt"
+	"bytes"
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
-	"sync"
 
-	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
-const (
-	// maxFolder bounds a pruned answer. The largest seen is a few KB.
-	maxFolder = 1 << 20
-	// maxErrorBody bounds what is read of an answer that is no folder.
-	maxErrorBody = 64 << 10
-)
-
-var (
-	errEncoded        = errors.New("oz encoded its answer although identity was asked for")
-	errAnswerTooLarge = errors.New("answer larger than max_answer")
-)
-
-// answer is what Oz sent back.
-type answer struct {
-	status     int    // HTTP status, 0 without an answer
-	doc        []byte // the pruned folder, or what may be an error object
-	shots      []oz.BestShot
-	bytes      int64 // as received
-	cut        int64
-	retryAfter string
+// heldAnswer holds back an answer until it is complete, or too large, or
+// flushed. So it has a Content-Length when a client's unread body is read after
+// it, which ends it only if the client knows how long it is; and an answer
+// without a body can get one.
+type heldAnswer struct {
+	*caddyhttp.ResponseWriterWrapper
+	status int // 0: none yet
+	body   bytes.Buffer
+	begun  bool // the header has gone to the client
 }
 
-// isFolder reports whether an answer with this status has to be a folder.
-func isFolder(status int) bool { return status == http.StatusOK || status == http.StatusCreated }
+// maxHeld is how much of an answer is held back.
+const maxHeld = 64 << 10
 
-// answerReader reads answers to capsules, and to images to match.
-type answerReader struct {
-	max     int64 // bytes as received
-	keep    bool  // best shots stay in the folder
-	collect bool  // best shots are decoded
+func hold(w http.ResponseWriter) *heldAnswer {
+	return &heldAnswer{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 }
 
-// read reads an answer whole. Its errors name no content.
-func (ar answerReader) read(res *http.Response) (answer, error) {
-	a := answer{status: res.StatusCode}
-	if !isFolder(res.StatusCode) {
-		a.retryAfter = cleanRetryAfter(res.Header["Retry-After"])
-		a.readError(res)
-		return a, nil
+// WriteHeader implements http.ResponseWriter.
+func (a *heldAnswer) WriteHeader(status int) {
+	switch {
+	case status < http.StatusOK:
+		a.ResponseWriterWrapper.WriteHeader(status)
+	case a.status == 0:
+		a.status = status
 	}
-	return a, ar.readFolder(res, &a)
 }
 
-// readFolder reads a folder as it flows and cuts the best shot out of it.
-func (ar answerReader) readFolder(res *http.Response, a *answer) error {
-	if encoded(res) {
-		return errEncoded
+// Write implements http.ResponseWriter.
+func (a *heldAnswer) Write(piece []byte) (int, error) {
+	if !a.begun && a.body.Len()+len(piece) <= maxHeld {
+		return a.body.Write(piece)
 	}
-	limit := int64(maxFolder)
-	if ar.keep {
-		limit = ar.max
+	if err := a.begin(); err != nil {
+		return 0, err
 	}
-	pruner := oz.NewPruner(limit, ar.keep)
-	if ar.collect {
-		pruner.Collect(ar.max)
-	}
-	err := a.flow(pruner, res.Body, ar.max)
-	if err == nil {
-		err = pruner.Close()
-	}
-	a.cut = pruner.CutBytes()
-	if err != nil {
+	return a.ResponseWriterWrapper.Write(piece)
+}
+
+// ReadFrom implements io.ReaderFrom by Write; the wrapper's own would bypass it.
+func (a *heldAnswer) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{a}, r)
+}
+
+// FlushError implements what http.ResponseController looks for.
+func (a *heldAnswer) FlushError() error {
+	if err := a.begin(); err != nil {
 		return err
 	}
-	a.doc, a.shots = pruner.Bytes(), pruner.BestShots()
-	return nil
+	return http.NewResponseController(a.ResponseWriter).Flush()
 }
 
-// flow moves the answer through the pruner, and stops at max.
-func (a *answer) flow(pruner io.Writer, body io.Reader, limit int64) error {
-	buf := answerBuffers.Get().(*[]byte)
-	defer answerBuffers.Put(buf)
-	for {
-		n, err := body.Read(*buf)
-		a.bytes += int64(n)
-		if a.bytes > limit {
-			return errAnswerTooLarge
-		}
-		if _, werr := pruner.Write((*buf)[:n]); werr != nil {
-			return werr
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("answer cut off: %w", plain(err))
-		}
+// begin sends what was held back.
+func (a *heldAnswer) begin() error {
+	if a.begun {
+		return nil
 	}
+	a.begun = true
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	a.ResponseWriterWrapper.WriteHeader(a.status)
+	if a.body.Len() == 0 {
+		return nil
+	}
+	_, err := a.ResponseWriterWrapper.Write(a.body.Bytes())
+	return err
 }
 
-var answerBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 64<<10)
-	return &b
-}}
+func (a *heldAnswer) hasBody() bool { return a.begun || a.body.Len() > 0 }
 
-// readError reads an answer that is not a folder, as far as it may be Oz's
-// error object. One that is too long or breaks off is none.
-func (a *answer) readError(res *http.Response) {
-	doc, err := readSmall(res, maxErrorBody)
-	a.bytes = int64(len(doc))
-	if err == nil {
-		a.doc = doc
+// write makes the whole answer.
+func (a *heldAnswer) write(status int, mediaType string, body []byte) {
+	a.status = status
+	for _, name := range [...]string{"Content-Encoding", "Content-Length", "Etag"} { // of a body that didn't come
+		a.Header().Del(name)
 	}
+	a.Header().Set("Content-Type", mediaType)
+	a.body.Write(body)
 }
 
-var errAnswerTooLong = errors.New("the answer is too long")
-
-// readSmall reads an answer of at most limit bytes, whole.
-func readSmall(res *http.Response, limit int64) ([]byte, error) {
-	if encoded(res) {
-		return nil, errEncoded
+// finish sends an answer that is complete, with its length.
+func (a *heldAnswer) finish() {
+	if a.begun || a.status == 0 && a.body.Len() == 0 {
+		return // it went, or nothing was answered
 	}
-	doc, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("answer cut off: %w", plain(err))
+	if h := a.Header(); h.Get("Content-Length") == "" && a.status != http.StatusNoContent && a.status != http.StatusNotModified {
+		h.Set("Content-Length", strconv.Itoa(a.body.Len()))
 	}
-	if int64(len(doc)) > limit {
-		return nil, errAnswerTooLong
-	}
-	return doc, nil
+	_ = a.begin() // the client may be gone
 }
 
-func encoded(res *http.Response) bool {
-	for _, coding := range res.Header["Content-Encoding"] {
-		if !strings.EqualFold(strings.TrimSpace(coding), "identity") {
-			return true
-		}
+// finishUnread completes an answer to a client that may still be sending.
+func (a *heldAnswer) finishUnread(w http.ResponseWriter, r *http.Request) {
+	if !a.begun && a.status < http.StatusMultipleChoices {
+		upload.DrainFirst(w, r)
 	}
-	return false
+	a.finish()
+	upload.Linger(w, r)
 }
 
-// cleanRetryAfter passes on a Retry-After only if it is one (RFC 9110 10.2.3).
-func cleanRetryAfter(lines []string) string {
-	if len(lines) != 1 {
-		return ""
+// appAnswer notes the status of the app's answer.
+type appAnswer struct {
+	*caddyhttp.ResponseWriterWrapper
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *appAnswer) WriteHeader(status int) {
+	if a.status == 0 && status >= http.StatusOK {
+		a.status = status
 	}
-	if seconds, err := strconv.ParseUint(lines[0], 10, 31); err == nil {
-		return strconv.FormatUint(seconds, 10)
-	}
-	if date, err := http.ParseTime(lines[0]); err == nil {
-		return date.UTC().Format(http.TimeFormat)
-	}
-	return ""
+	a.ResponseWriterWrapper.WriteHeader(status)
 }

@@ -1,7 +1,7 @@
 package caddymodule
 
 import (
-	"fmt"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
 
-	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
 )
 
 func init() {
@@ -33,6 +33,7 @@ func init() {
 //	    credentials     <email> <password>
 //	    max_capsule     <size>
 //	    max_answer      <size>
+//	    max_header      <size>
 //	    upload_timeout  <duration>
 //	    timeout         <duration>
 //	    best_shot       strip|keep|attach
@@ -61,7 +62,7 @@ func init() {
 //
 // The matcher becomes a field of the handler and not of its route, since the
 // handler strips reserved names from requests that it does not match as well.
-// That is why this is not a RegisterHandlerDirective.
+// So this isn't a RegisterHandlerDirective.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() { // ExtractMatcherSet resets the cursor, so first
 		return nil, h.ArgErr()
@@ -72,31 +73,35 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	}
 	h.Next()
 
-	p := parser{helper: h, lines: make(map[string]int)}
+	p := parser{helper: h, at: make(map[string][]*caddyfile.Dispenser)}
 	if matcherSet != nil {
 		p.handler.MatcherSetsRaw = caddyhttp.RawMatcherSets{matcherSet}
 	}
 	if err := p.parse(h.NextSegment()); err != nil {
 		return nil, err
 	}
-	routes := h.NewRoute(nil, &p.handler)
-	if p.sessionPath == "" {
-		return routes, nil
-	}
-	path := caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{p.sessionPath})}
-	return append(h.NewRoute(path, &SessionToken{Oz: p.handler.Oz}), routes...), nil
+	return h.NewRoute(nil, &p.handler), nil
 }
 
 // parser reads one oz_instant block. Its own subdirectives go to the handler;
-// all other tokens are left, as they stand, for reverse_proxy to parse.
+// all other tokens are left, as they stand, for reverse_proxy to parse. It
+// checks syntax alone: what values make sense is for Validate to say.
 type parser struct {
-	helper      httpcaddyfile.Helper
-	handler     Handler
-	sessionPath string         // where session tokens are served, or empty
-	lines       map[string]int // where an option was first given
+	helper  httpcaddyfile.Helper
+	handler Handler
+	tokens  caddyfile.Segment                 // of the whole block
+	at      map[string][]*caddyfile.Dispenser // where each of our options was given
 }
 
 func (p *parser) parse(tokens caddyfile.Segment) error {
+	p.tokens = tokens
+	directive := caddyfile.NewDispenser(tokens)
+	directive.Next()
+	if err := checkUpstreams(directive); err != nil {
+		return err
+	}
+	directive.Reset()
+	directive.Next()
 	rest, err := p.ownOptions(tokens)
 	if err != nil {
 		return err
@@ -108,13 +113,54 @@ func (p *parser) parse(tokens caddyfile.Segment) error {
 	if err := rp.FinalizeUnmarshalCaddyfile(p.helper); err != nil {
 		return err
 	}
-	if err := checkProxy(rp); err != nil {
-		d := caddyfile.NewDispenser(tokens)
-		d.Next()
-		return d.WrapErr(err)
-	}
 	p.handler.ReverseProxy = rp
+	return p.validate(directive)
+}
+
+// validate adds file and line to what Validate says: those of the option, or
+// of the directive. It leaves the handler without defaults, as it was written.
+func (p *parser) validate(directive *caddyfile.Dispenser) error {
+	filled := p.handler
+	filled.copyParts()
+	filled.setDefaults()
+	err := filled.Validate()
+	if err == nil {
+		return nil
+	}
+	if own, ok := errors.AsType[*optionError](err); ok {
+		if d := p.place(own); d != nil {
+			return d.WrapErr(err)
+		}
+	}
+	if ofProxy, ok := errors.AsType[*ozclient.OptionError](err); ok {
+		return p.placeOfProxy(ofProxy, directive).WrapErr(err)
+	}
+	return directive.WrapErr(err)
+}
+
+// place returns where an option of ours was given, or the block around it.
+func (p *parser) place(e *optionError) *caddyfile.Dispenser {
+	block, _, _ := strings.Cut(e.option, " ")
+	for _, option := range []string{e.option, block} {
+		if places := p.at[option]; e.nth < len(places) {
+			return places[e.nth]
+		}
+	}
 	return nil
+}
+
+// placeOfProxy returns where an option of reverse_proxy, or of its transport,
+// stands, with the argument if one is named.
+func (p *parser) placeOfProxy(e *ozclient.OptionError, directive *caddyfile.Dispenser) *caddyfile.Dispenser {
+	for i, token := range p.tokens {
+		if token.Text != e.Option {
+			continue
+		}
+		if e.Argument == "" || i+1 < len(p.tokens) && strings.EqualFold(strings.TrimLeft(p.tokens[i+1].Text, "+-?>"), e.Argument) {
+			return firstToken(p.tokens[i:])
+		}
+	}
+	return directive
 }
 
 // ownOptions parses the subdirectives that are ours and returns the tokens
@@ -140,61 +186,108 @@ func (p *parser) ownOptions(tokens caddyfile.Segment) (rest []caddyfile.Token, e
 	return append(rest, tokens[len(tokens)-1]), nil
 }
 
+type parseFunc func(*caddyfile.Dispenser) error
+
 // options are our subdirectives, each with the function that parses it.
-var options = map[string]func(*parser, *caddyfile.Dispenser) error{
-	"base_path": func(p *parser, d *caddyfile.Dispenser) error {
-		return parseChecked(d, &p.handler.BasePath, checkBasePath)
-	},
-	"session_token": func(p *parser, d *caddyfile.Dispenser) error {
-		return parseChecked(d, &p.sessionPath, checkSessionPath)
-	},
-	"access_token":   parseAccessToken,
-	"credentials":    parseCredentials,
-	"max_capsule":    func(p *parser, d *caddyfile.Dispenser) error { return parseSize(d, &p.handler.MaxCapsule) },
-	"max_answer":     func(p *parser, d *caddyfile.Dispenser) error { return parseSize(d, &p.handler.MaxAnswer) },
-	"upload_timeout": func(p *parser, d *caddyfile.Dispenser) error { return parseDuration(d, &p.handler.UploadTimeout) },
-	"timeout":        func(p *parser, d *caddyfile.Dispenser) error { return parseDuration(d, &p.handler.Timeout) },
-	"best_shot": func(p *parser, d *caddyfile.Dispenser) error {
-		return parseWord(d, &p.handler.BestShot, bestShotWords...)
-	},
-	"client_gone": func(p *parser, d *caddyfile.Dispenser) error {
-		return parseWord(d, &p.handler.ClientGone, clientGoneFinish, clientGoneCancel)
-	},
-	"strip":           parseStrip,
-	"analyses":        parseAnalyses,
-	"require":         parseRequire,
-	"pass":            parsePass,
-	"handle_decision": parseHandleDecision,
-	"biometry":        parseBiometry,
-	"capacity":        parseCapacity,
+func (p *parser) options() map[string]parseFunc {
+	h := &p.handler
+	return map[string]parseFunc{
+		"base_path":       textOption(&h.BasePath),
+		"session_token":   p.parseSessionToken,
+		"access_token":    textOption(&h.AccessToken),
+		"credentials":     p.parseCredentials,
+		"max_capsule":     sizeOption(&h.MaxCapsule),
+		"max_answer":      sizeOption(&h.MaxAnswer),
+		"max_header":      sizeOption(&h.MaxHeader),
+		"upload_timeout":  durationOption(&h.UploadTimeout),
+		"timeout":         durationOption(&h.Timeout),
+		"best_shot":       textOption(&h.BestShot),
+		"client_gone":     textOption(&h.ClientGone),
+		"strip":           textsOption(&h.Strip),
+		"analyses":        textsOption(&h.Analyses),
+		"require":         p.parseRequire,
+		"pass":            textsOption(&h.Pass),
+		"handle_decision": p.parseHandleDecision,
+		"biometry":        p.parseBiometry,
+		"capacity":        p.parseCapacity,
+	}
 }
 
 // repeatable are the options that may be given more than once.
 var repeatable = map[string]bool{"require": true, "handle_decision": true}
 
+// option parses a subdirective, if it is ours.
 func (p *parser) option(segment caddyfile.Segment) (ours bool, err error) {
 	d := caddyfile.NewDispenser(segment)
 	d.Next()
 	name := d.Val()
-	if _, no := refusedOptions[name]; no && name != "unhealthy_status" { // judged by its values
-		return false, d.WrapErr(refused(name))
-	}
 	if strings.HasPrefix(name, "@") {
 		return false, d.Errf("response matcher %s: the answer is read by oz_instant; use handle_decision", name)
 	}
-	parse, ours := options[name]
+	if err := ozclient.CheckOption(name); err != nil {
+		return false, d.WrapErr(err)
+	}
+	parse, ours := p.options()[name]
 	if !ours {
-		return false, nil
+		if name == "to" {
+			err = checkUpstreams(d)
+		}
+		return false, err
 	}
-	if line, again := p.lines[name]; again && !repeatable[name] {
-		return true, d.Errf("%s was given on line %d already", name, line)
-	}
-	p.lines[name] = d.Line()
-	return true, parse(p, d)
+	return true, p.once(segment, name, name, parse)
 }
 
-// oneArg reads the single argument of an option, which may not be empty, and
-// sees to it that no block follows.
+// checkUpstreams looks at the remaining arguments, before reverse_proxy does.
+func checkUpstreams(d *caddyfile.Dispenser) error {
+	for _, upstream := range d.RemainingArgs() {
+		if err := ozclient.CheckUpstream(upstream); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+// firstToken returns a dispenser at the start of segment, for its line.
+func firstToken(segment caddyfile.Segment) *caddyfile.Dispenser {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	return d
+}
+
+// once parses an option, which may be given once unless it is repeatable. Path
+// is its name with those of the blocks around it.
+func (p *parser) once(segment caddyfile.Segment, path, name string, parse parseFunc) error {
+	d := firstToken(segment)
+	if before := p.at[path]; len(before) > 0 && !repeatable[path] {
+		return d.Errf("%s was already given on line %d", name, before[0].Line())
+	}
+	p.at[path] = append(p.at[path], firstToken(segment))
+	return parse(d)
+}
+
+// block parses the options in the block of an option that takes no arguments.
+func (p *parser) block(d *caddyfile.Dispenser, options map[string]parseFunc) error {
+	block := d.Val()
+	if d.CountRemainingArgs() > 0 {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		segment := d.NextSegment()
+		option := firstToken(segment)
+		name := option.Val()
+		parse, known := options[name]
+		if !known {
+			return option.Errf("%s: unrecognized option %s (want %s)", block, name, orList(slices.Sorted(maps.Keys(options))))
+		}
+		if err := p.once(segment, block+" "+name, block+": "+name, parse); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oneArg reads the single argument of an option, which must not be empty, and
+// requires that no block follows.
 func oneArg(d *caddyfile.Dispenser) (string, error) {
 	name := d.Val()
 	var value string
@@ -224,283 +317,150 @@ func noBlock(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-func checkSessionPath(s string) error {
-	if !strings.HasPrefix(s, "/") || strings.ContainsAny(s, "*?#{} ") {
-		return fmt.Errorf("session_token: %q is not a plain path such as /session_token", s)
+func textOption(field *string) parseFunc {
+	return func(d *caddyfile.Dispenser) (err error) {
+		*field, err = oneArg(d)
+		return err
 	}
-	return nil
 }
 
-func parseAccessToken(p *parser, d *caddyfile.Dispenser) error {
-	value, err := oneArg(d)
-	p.handler.AccessToken = value
-	return p.oneOf(d, err, "access_token", "credentials")
+func textsOption(field *[]string) parseFunc {
+	return func(d *caddyfile.Dispenser) (err error) {
+		*field, err = someArgs(d)
+		return err
+	}
 }
 
-func parseCredentials(p *parser, d *caddyfile.Dispenser) error {
+func sizeOption(field *int64) parseFunc {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		value, err := oneArg(d)
+		if err != nil {
+			return err
+		}
+		size, err := humanize.ParseBytes(value)
+		if err != nil {
+			return d.Errf("%s: invalid size %q (want one such as 32MiB)", name, value)
+		}
+		// A zero would be taken for the default.
+		if size == 0 || size > 1<<62 {
+			return d.Errf("%s: %s is out of range (want more than zero)", name, value)
+		}
+		*field = int64(size)
+		return nil
+	}
+}
+
+func durationOption(field *caddy.Duration) parseFunc {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		value, err := oneArg(d)
+		if err != nil {
+			return err
+		}
+		duration, err := caddy.ParseDuration(value)
+		if err != nil {
+			return d.Errf("%s: invalid duration %q (want one such as 60s)", name, value)
+		}
+		if duration == 0 { // would be taken for the default
+			return d.Errf("%s: %s is out of range (want more than zero)", name, value)
+		}
+		*field = caddy.Duration(duration)
+		return nil
+	}
+}
+
+func countOption(field *int, least int) parseFunc {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		value, err := oneArg(d)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(value)
+		if err != nil || n < least || n > unboundedQueue {
+			return d.Errf("%s: invalid number %q (want %d to %d)", name, value, least, unboundedQueue)
+		}
+		*field = n
+		return nil
+	}
+}
+
+func (p *parser) parseSessionToken(d *caddyfile.Dispenser) error {
+	p.handler.SessionToken = new(SessionToken)
+	return textOption(&p.handler.SessionToken.Path)(d)
+}
+
+func (p *parser) parseCredentials(d *caddyfile.Dispenser) error {
 	args, err := someArgs(d)
 	if err != nil {
 		return err
 	}
 	if len(args) != 2 || args[0] == "" || args[1] == "" {
-		return d.Errf("credentials takes an e-mail address and a password, such as: credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}")
+		return d.Errf("credentials: want an e-mail address and a password, such as: credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}")
 	}
-	p.handler.Credentials = &Credentials{Email: args[0], Password: args[1]}
-	return p.oneOf(d, nil, "credentials", "access_token")
-}
-
-// oneOf refuses an option beside one that does the same in another way.
-func (p *parser) oneOf(d *caddyfile.Dispenser, err error, name, other string) error {
-	if line, both := p.lines[other]; both && err == nil {
-		return d.Errf("%s: %s was given on line %d; there can be only one of them", name, other, line)
-	}
-	return err
-}
-
-// parseBlock parses the options in the block of an option that takes no
-// arguments. Each may be given once.
-func parseBlock(d *caddyfile.Dispenser, options map[string]func(*caddyfile.Dispenser) error) error {
-	block := d.Val()
-	if d.CountRemainingArgs() > 0 {
-		return d.ArgErr()
-	}
-	lines := make(map[string]int)
-	for d.NextBlock(0) {
-		option := d.NewFromNextSegment()
-		option.Next()
-		name := option.Val()
-		parse, known := options[name]
-		if !known {
-			names := slices.Sorted(maps.Keys(options))
-			return option.Errf("%s: unrecognized option %s; there are %s", block, name, strings.Join(names, ", "))
-		}
-		if line, again := lines[name]; again {
-			return option.Errf("%s: %s was given on line %d already", block, name, line)
-		}
-		lines[name] = option.Line()
-		if err := parse(option); err != nil {
-			return err
-		}
-	}
+	p.handler.Credentials = &ozclient.Credentials{Email: args[0], Password: args[1]}
 	return nil
 }
 
-func parseBiometry(p *parser, d *caddyfile.Dispenser) error {
-	line, b := d.Line(), new(Biometry)
-	err := parseBlock(d, map[string]func(*caddyfile.Dispenser) error{
-		"reference":     func(d *caddyfile.Dispenser) error { return parseChecked(d, &b.Reference, checkReference) },
-		"tag":           func(d *caddyfile.Dispenser) error { return parseChecked(d, &b.Tag, checkTag) },
-		"max_reference": func(d *caddyfile.Dispenser) error { return parseSize(d, &b.MaxReference) },
-	})
-	if err != nil {
-		return err
-	}
-	if b.Reference == "" {
-		return d.Errf("biometry on line %d: name a reference, such as: reference /profile/photo", line)
-	}
-	p.handler.Biometry = b
-	return nil
-}
-
-func parseCapacity(p *parser, d *caddyfile.Dispenser) error {
-	line, c := d.Line(), new(Capacity)
-	err := parseBlock(d, map[string]func(*caddyfile.Dispenser) error{
-		"slots": func(d *caddyfile.Dispenser) error { return parseCount(d, &c.Slots, 1) },
-		"queue": func(d *caddyfile.Dispenser) error {
-			c.Queue = new(int)
-			return parseCount(d, c.Queue, 0)
-		},
-		"wait":   func(d *caddyfile.Dispenser) error { return parseDuration(d, &c.Wait) },
-		"memory": func(d *caddyfile.Dispenser) error { return parseSize(d, &c.Memory) },
-	})
-	if err != nil {
-		return err
-	}
-	if c.Slots == 0 && c.Memory == 0 {
-		return d.Errf("capacity on line %d: name slots, or memory, or both, such as: slots 3", line)
-	}
-	p.handler.Capacity = c
-	return nil
-}
-
-func parseCount(d *caddyfile.Dispenser, field *int, least int) error {
-	name := d.Val()
-	value, err := oneArg(d)
-	if err != nil {
-		return err
-	}
-	n, err := strconv.Atoi(value)
-	if err != nil || n < least || n > 1<<20 {
-		return d.Errf("%s: %q is not a number from %d to %d", name, value, least, 1<<20)
-	}
-	*field = n
-	return nil
-}
-
-// parseChecked reads the single argument of an option, and judges it.
-func parseChecked(d *caddyfile.Dispenser, field *string, check func(string) error) error {
-	value, err := oneArg(d)
-	if err != nil {
-		return err
-	}
-	if err := check(value); err != nil {
-		return d.WrapErr(err)
-	}
-	*field = value
-	return nil
-}
-
-func parseSize(d *caddyfile.Dispenser, field *int64) error {
-	name := d.Val()
-	value, err := oneArg(d)
-	if err != nil {
-		return err
-	}
-	size, err := humanize.ParseBytes(value)
-	if err != nil {
-		return d.Errf("%s: %q is not a size such as 32MiB", name, value)
-	}
-	if size == 0 || size > 1<<62 {
-		return d.Errf("%s: %s is out of range; it must be greater than zero", name, value)
-	}
-	*field = int64(size)
-	return nil
-}
-
-func parseDuration(d *caddyfile.Dispenser, field *caddy.Duration) error {
-	name := d.Val()
-	value, err := oneArg(d)
-	if err != nil {
-		return err
-	}
-	duration, err := caddy.ParseDuration(value)
-	if err != nil {
-		return d.Errf("%s: %q is not a duration such as 60s", name, value)
-	}
-	if duration <= 0 {
-		return d.Errf("%s: %s is out of range; it must be greater than zero", name, value)
-	}
-	*field = caddy.Duration(duration)
-	return nil
-}
-
-func parseWord(d *caddyfile.Dispenser, field *string, words ...string) error {
-	name := d.Val()
-	value, err := oneArg(d)
-	if err != nil {
-		return err
-	}
-	if slices.Contains(words, value) {
-		*field = value
-		return nil
-	}
-	return d.Errf("%s: %q is not %s", name, value, strings.Join(words, " or "))
-}
-
-func parseStrip(p *parser, d *caddyfile.Dispenser) error {
-	args, err := someArgs(d)
-	if err != nil {
-		return err
-	}
-	for _, arg := range args {
-		if _, err := oz.ParsePath(arg); err != nil {
-			return d.WrapErr(err)
-		}
-	}
-	p.handler.Strip = args
-	return nil
-}
-
-func parseAnalyses(p *parser, d *caddyfile.Dispenser) error {
-	args, err := someArgs(d)
-	if err != nil {
-		return err
-	}
-	if _, err := analysisTypes(args); err != nil {
-		return d.WrapErr(err)
-	}
-	p.handler.Analyses = args
-	return nil
-}
-
-func parseRequire(p *parser, d *caddyfile.Dispenser) error {
+func (p *parser) parseRequire(d *caddyfile.Dispenser) error {
 	args, err := someArgs(d)
 	if err != nil {
 		return err
 	}
 	if len(args) != 2 {
-		return d.Errf("require takes a path and a value, such as: require meta_data.transaction_id {cookie.transaction}")
-	}
-	if _, err := oz.ParsePath(args[0]); err != nil {
-		return d.WrapErr(err)
-	}
-	if args[1] == "" {
-		return d.Errf("require %s: the value is empty and could never hold", args[0])
-	}
-	for _, req := range p.handler.Require {
-		if req.Path == args[0] {
-			return d.Errf("require %s was given already", args[0])
-		}
+		return d.Errf("require: want a path and a value, such as: require meta_data.transaction_id {cookie.transaction}")
 	}
 	p.handler.Require = append(p.handler.Require, Requirement{Path: args[0], Value: args[1]})
 	return nil
 }
 
-func parsePass(p *parser, d *caddyfile.Dispenser) error {
-	args, err := someArgs(d)
-	if err != nil {
-		return err
-	}
-	for _, arg := range args {
-		if err := checkPass(arg); err != nil {
-			return d.WrapErr(err)
-		}
-	}
-	p.handler.Pass = args
-	return nil
+func (p *parser) parseBiometry(d *caddyfile.Dispenser) error {
+	b := new(Biometry)
+	p.handler.Biometry = b
+	return p.block(d, map[string]parseFunc{
+		"reference":     textOption(&b.Reference),
+		"tag":           textOption(&b.Tag),
+		"max_reference": sizeOption(&b.MaxReference),
+	})
 }
 
-func parseHandleDecision(p *parser, d *caddyfile.Dispenser) error {
+func (p *parser) parseCapacity(d *caddyfile.Dispenser) error {
+	c := new(Capacity)
+	p.handler.Capacity = c
+	return p.block(d, map[string]parseFunc{
+		"slots": countOption(&c.Slots, 1),
+		"queue": func(d *caddyfile.Dispenser) error {
+			c.Queue = new(int)
+			return countOption(c.Queue, 0)(d)
+		},
+		"wait":   durationOption(&c.Wait),
+		"memory": sizeOption(&c.Memory),
+	})
+}
+
+// parseHandleDecision parses decisions and routes. ParseSegmentAsSubroute takes
+// no arguments on the first line, so they are left out for it.
+func (p *parser) parseHandleDecision(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
 		return d.ArgErr()
 	}
-	for _, arg := range args {
-		if err := checkDecision(arg); err != nil {
-			return d.WrapErr(err)
-		}
-		if p.handler.hasRoutesFor(arg) {
-			return d.Errf("handle_decision: %s has routes already", arg)
-		}
-	}
-	routes, err := p.subroute(d, len(args))
-	if err != nil {
-		return err
-	}
-	p.handler.HandleDecision = append(p.handler.HandleDecision, DecisionRoutes{Decisions: args, Routes: routes})
-	return nil
-}
-
-func (h *Handler) hasRoutesFor(decision string) bool {
-	_, ok := h.routesFor(oz.Decision(decision))
-	return ok
-}
-
-// subroute parses the block of handle_decision. ParseSegmentAsSubroute takes
-// no arguments on the first line, so they are left out.
-func (p *parser) subroute(d *caddyfile.Dispenser, args int) (caddyhttp.RouteList, error) {
 	d.Reset()
 	d.Next()
 	segment := d.NextSegment()
-	if len(segment) == 1+args {
-		d.Reset()
-		d.Next()
-		return nil, d.Errf("handle_decision needs a block with directives")
+	if len(segment) == 1+len(args) {
+		return firstToken(segment).Errf("handle_decision: want a block with directives")
 	}
-	block := append(caddyfile.Segment{segment[0]}, segment[1+args:]...)
+	block := append(caddyfile.Segment{segment[0]}, segment[1+len(args):]...)
 	handler, err := httpcaddyfile.ParseSegmentAsSubroute(p.helper.WithDispenser(caddyfile.NewDispenser(block)))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return handler.(*caddyhttp.Subroute).Routes, nil
+	subroute, ok := handler.(*caddyhttp.Subroute)
+	if !ok {
+		return errors.New("handle_decision: the block did not make routes")
+	}
+	p.handler.HandleDecision = append(p.handler.HandleDecision, DecisionRoutes{Decisions: args, Routes: subroute.Routes})
+	return nil
 }

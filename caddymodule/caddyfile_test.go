@@ -13,7 +13,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
-var update = flag.Bool("update", false, "write the adapted JSON into the golden files")
+var update = flag.Bool("update", false, "write the adapted JSON, or the error, into the golden files")
 
 // Each golden file is a Caddyfile, a dashed line, and the JSON it adapts to or
 // the text that its error must contain, file and line included.
@@ -45,6 +45,10 @@ func golden(t *testing.T, file string) {
 		if err == nil {
 			t.Fatalf("adapted without the error %q", wantErr)
 		}
+		if *update {
+			write(t, file, input, "error: "+strings.TrimPrefix(err.Error(), "parsing caddyfile tokens for 'oz_instant': "))
+			return
+		}
 		if !strings.Contains(err.Error(), wantErr) {
 			t.Fatalf("error:\n%s\nwant it to contain:\n%s", err, wantErr)
 		}
@@ -54,13 +58,18 @@ func golden(t *testing.T, file string) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile(file, []byte(input+"\n----------\n"+got+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		write(t, file, input, got)
 		return
 	}
 	if got != want {
 		t.Errorf("adapted to:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func write(t *testing.T, file, input, expectation string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(input+"\n----------\n"+expectation+"\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,130 +1,242 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler. Every request in scope
-// loses its reserved names; a capsule on the matched path is judged and goes on
-// to the app as a folder with a decision, or ends in a refusal.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	p := enter(r)
-	return p.leave(h.serve(w, r, next, p))
+func init() {
+	caddy.RegisterModule(new(Handler))
 }
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
-	if p.judged {
-		return next.ServeHTTP(w, r) // by another oz_instant of this site
+// CaddyModule returns the Caddy module information. Its receiver is a pointer:
+// health checks ask for the module's name, in events, while it is being
+// provisioned, and a value would be copied for that.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.oz_instant",
+		New: func() caddy.Module { return new(Handler) },
 	}
-	if matches, err := h.matchers.AnyMatchWithError(r); err != nil {
+}
+
+// Provision implements caddy.Provisioner.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.setDefaults()
+	if err := h.Validate(); err != nil {
 		return err
-	} else if !matches {
-		return next.ServeHTTP(w, r)
 	}
-
-	isCapsule, problem := h.door(w, r)
-	if problem != nil {
-		h.metrics.refused(problem.kind)
-		return refuse(w, r, problem, r.ContentLength != 0)
+	h.compile()
+	h.metrics = sharedMetrics
+	if err := h.metrics.register(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
 	}
-	if !isCapsule {
-		return next.ServeHTTP(w, r)
+	if err := h.provisionRoutes(ctx); err != nil {
+		return err
 	}
-	return h.judge(w, r, next, p)
+	return h.provisionOz(ctx)
 }
 
-// judge gets a decision for the capsule in r and acts on it.
-func (h *Handler) judge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage) error {
-	start := time.Now()
-	c := newCapsule(w, r, h.MaxCapsule)
-	defer c.detach() // nobody else may be reading when this returns
-	o := h.decide(r, next, c)
-	r = withRest(r, c)
-
-	if o.clientFault != nil {
-		problem := h.uploadProblem(o.clientFault)
-		h.metrics.refused(problem.kind)
-		h.logRefused(o, problem)
-		return refuse(w, r, problem, o.unread)
+// compile turns words of a valid config into what ServeHTTP works with.
+func (h *Handler) compile() {
+	h.policy.Analyses, _ = analysisTypes(h.Analyses)
+	h.stripPaths, _ = parsePaths(h.Strip)
+	for _, req := range h.Require {
+		path, _ := oz.ParsePath(req.Path)
+		h.requirePaths = append(h.requirePaths, path)
 	}
-
-	p.settle(o)
-	h.metrics.decided(o, time.Since(start))
-	h.logDecided(r, o, p)
-	return h.handOn(w, r, next, p, o)
 }
 
-// withRest is r with what is left of its capsule as its body.
-func withRest(r *http.Request, c *capsule) *http.Request {
-	r = r.WithContext(r.Context())
-	r.Body = rest{c}
-	return r
-}
-
-// handOn brings the decision to the app, by way of the handle_decision routes
-// for it if there are any; or refuses, for the decisions that no app gets
-// unless it is asked for.
-func (h *Handler) handOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *passage, o outcome) error {
-	routes, routed := h.routesFor(o.verdict.Decision)
-	if !reachesApp(o.verdict.Decision) && !routed && !slices.Contains(h.Pass, string(o.verdict.Decision)) {
-		return refuse(w, r, verdictProblem(o), o.unread)
-	}
-	closeAfter(w, r, o.unread)
-
-	ctx, stop := h.appContext(r, o)
-	defer stop()
-	d, err := h.deliver(o)
+func (h *Handler) provisionRoutes(ctx caddy.Context) error {
+	matchers, err := ctx.LoadModule(h, "MatcherSetsRaw")
 	if err != nil {
-		return caddyhttp.Error(http.StatusInternalServerError, err)
+		return fmt.Errorf("loading matchers: %w", err)
 	}
-	if routed {
-		next = routes.Compile(next)
+	if err := h.matchers.FromInterface(matchers); err != nil {
+		return err
 	}
-	return next.ServeHTTP(w, handedOn(r.WithContext(ctx), p, d))
-}
-
-// reachesApp reports whether a decision is handed on without being asked for:
-// it was Oz that decided, and the app that has to act on it.
-func reachesApp(d oz.Decision) bool {
-	switch d {
-	case oz.Success, oz.Declined, oz.OperatorRequired, oz.Failed:
-		return true
-	}
-	return false
-}
-
-func (h *Handler) routesFor(d oz.Decision) (caddyhttp.RouteList, bool) {
-	for _, dr := range h.HandleDecision {
-		if slices.Contains(dr.Decisions, string(d)) {
-			return dr.Routes, true
+	h.tokenMatchers = tokenMatchers(h.matchers)
+	for i, dr := range h.HandleDecision {
+		if err := dr.Routes.Provision(ctx); err != nil {
+			return fmt.Errorf("handle_decision %d: %w", i, err)
 		}
 	}
-	return nil, false
+	return nil
 }
 
-// requirements are the `require` lines with this request's values in them.
-// They are taken from the client's own request: after the hand-off its header
-// has a decision in it.
-func (h *Handler) requirements(r *http.Request) []oz.Requirement {
-	if len(h.Require) == 0 {
+// provisionOz opens the way to Oz, and its gate: also for a handler without
+// limits, so that it cannot go around those of another one.
+func (h *Handler) provisionOz(ctx caddy.Context) (err error) {
+	identity := h.Config.Identity() // before New, which consumes the config
+	if h.client, err = ozclient.New(ctx, &h.Config, h.options()); err != nil {
+		return err
+	}
+	h.gate, err = upload.OpenGate(identity, configID(ctx), h.Capacity.limits(), h.metrics.gauges())
+	if c := h.Capacity; err == nil && c != nil && c.Memory > 0 && c.Memory < int64(c.Slots)*h.MaxCapsule {
+		h.logger.Warn("capacity: memory cannot hold a largest capsule for each slot; slots may idle while uploads wait for memory",
+			zap.Int64("memory", c.Memory), zap.Int("slots", c.Slots), zap.Int64("max_capsule", h.MaxCapsule))
+	}
+	return err
+}
+
+// configID identifies a config while it is loaded: each has its own registry.
+func configID(ctx caddy.Context) any { return ctx.GetMetricsRegistry() }
+
+func (h *Handler) options() ozclient.Options {
+	return ozclient.Options{
+		Timeout:          time.Duration(h.Timeout),
+		UploadTimeout:    time.Duration(h.UploadTimeout),
+		MaxAnswer:        h.MaxAnswer,
+		KeepBestShot:     h.BestShot == bestShotKeep,
+		CollectBestShots: h.collectsShots(),
+	}
+}
+
+func (c *Capacity) limits() upload.Capacity {
+	if c == nil {
+		return upload.Capacity{}
+	}
+	return upload.Capacity{Slots: c.Slots, Queue: *c.Queue, Wait: time.Duration(c.Wait), Memory: c.Memory}
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
+func (h *Handler) Cleanup() error {
+	if h.gate != nil {
+		h.gate.Close()
+	}
+	if h.client == nil {
 		return nil
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	reqs := make([]oz.Requirement, len(h.Require))
-	for i, req := range h.Require {
-		// A part that is empty or unknown leaves a value that is easily met.
-		value, err := repl.ReplaceOrErr(req.Value, true, true)
+	return h.client.Close()
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler. Every request in scope
+// loses its reserved names; a capsule on the matched path is analysed and goes
+// to the app as a folder with a decision, or is refused.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	state := begin(r)
+	return state.end(w, r, h.serve(w, r, next, state))
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, state *requestState) error {
+	if state.result != nil { // by another oz_instant of this site
+		return next.ServeHTTP(w, r)
+	}
+	kind, refusal, err := h.classify(w, r)
+	switch {
+	case err != nil: // of a matcher: it may be a capsule
+		spent(r)
+		return err
+	case refusal != nil:
+		h.metrics.refused(refusal.kind)
+		return h.refuse(w, r, refusal, r.ContentLength != 0)
+	case kind == sessionTokenRequest:
+		return h.serveSessionToken(w, r)
+	case kind != capsuleRequest:
+		return next.ServeHTTP(w, r)
+	}
+	return h.serveCapsule(w, r, next, state)
+}
+
+// appGrace is how long the app has for a decision whose client has left: the
+// analysis is paid for and its session token spent, so the app must hear of it.
+const appGrace = 30 * time.Second
+
+// serveCapsule gets a decision for the capsule in r and acts on it.
+func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, state *requestState) error {
+	defer spent(r)
+	start := time.Now()
+	stream := upload.NewStream(w, r, upload.Limits{MaxBytes: h.MaxCapsule, Timeout: time.Duration(h.UploadTimeout)})
+	defer stream.End()
+	life := stream.Lifetime(h.ClientGone == clientGoneCancel)
+	defer life.End()
+
+	res := h.analyze(r, next, stream, life)
+	state.record(res)
+	h.observe(r, res, time.Since(start))
+
+	rest := r.WithContext(life.Context())
+	rest.Body = stream.Rest()
+	r.Body = http.NoBody // {http.request.body} would read on
+	if res.fault != nil || !h.forwards(res.verdict.Decision) {
+		life.Grace(0) // nobody would see the answer
+		return h.refuse(w, rest, h.problem(res), res.upload.Unread)
+	}
+	life.Grace(appGrace)
+	return h.forward(w, rest, next, res)
+}
+
+// analyze gets a Result for a capsule: once there is capacity for it, Oz is
+// asked, and with face matching once more.
+func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *upload.Stream, life *upload.Lifetime) *Result {
+	var a attempt
+	admission, err := h.gate.Acquire(life.Context(), stream)
+	if admission != nil {
+		a.queued, a.uploading = admission.Queued, admission.Upload
+	}
+	if err != nil {
+		a.refused = err
+	} else {
+		h.ask(life, r, next, admission, &a)
+	}
+	a.upload, a.gone = stream.State(), life.Gone()
+	return newResult(a, h.BestShot == bestShotAttach)
+}
+
+// ask is all that Oz does for a capsule. It holds a slot meanwhile.
+func (h *Handler) ask(life *upload.Lifetime, r *http.Request, next caddyhttp.Handler, admission *upload.Admission, a *attempt) {
+	defer h.metrics.started()()
+	served := false
+	defer func() { admission.Release(served) }()
+
+	ctx := life.Context()
+	a.liveness, a.err = h.client.Analyze(ctx, r, admission.Body, h.policy, requirementsOf(r, h.Require, h.requirePaths))
+	served = a.liveness.Status != 0
+	if h.Biometry != nil && a.err == nil && a.liveness.Verdict.Decision == oz.Success {
+		a.match = h.matchFaces(ctx, r, next, a.liveness)
+	}
+}
+
+// requirementsOf returns the `require` lines with this request's values in them.
+func requirementsOf(r *http.Request, require []Requirement, paths []oz.Path) []oz.Requirement {
+	reqs := make([]oz.Requirement, len(require))
+	for i, req := range require {
+		// An empty or unknown part leaves a value that is easily met.
+		value, err := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceOrErr(req.Value, true, true)
 		if err != nil {
 			value = ""
 		}
-		reqs[i] = oz.Requirement{Path: h.requirePaths[i], Value: value}
+		reqs[i] = oz.Requirement{Path: paths[i], Value: value}
 	}
 	return reqs
 }
+
+// observe leaves a Result in metrics and log.
+func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
+	var p *problem
+	if res.fault != nil {
+		p = h.problem(res)
+		h.metrics.refused(p.kind)
+	} else {
+		h.metrics.decided(res, total)
+	}
+	h.log(r, res, p)
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -57,7 +57,7 @@ func TestDecisionsThatReachTheApp(t *testing.T) {
 func TestPassedDecisions(t *testing.T) {
 	app := new(testApp)
 	w := newHandler(t, answers(500, ""), `{"pass": ["UNAVAILABLE"]}`).posted(t, app, "capsule")
-	if w.Code != 200 || app.calls != 1 || app.request.Header.Get(headerDecision) != "UNAVAILABLE" || app.request.Header.Get(headerReason) != "unexpected_status" {
+	if w.Code != 200 || app.calls != 1 || app.request.Header.Get(headerDecision) != "UNAVAILABLE" || app.request.Header.Get("X-Oz-Reason") != "unexpected_status" {
 		t.Fatalf("%d, %d calls", w.Code, app.calls)
 	}
 	if app.request.Header.Get("Content-Type") != problemMediaType || !strings.Contains(app.body, "unexpected_status") {
@@ -165,7 +165,7 @@ func TestRequirements(t *testing.T) {
 // What goes wrong behind the decision is not the decision's: it goes up as it is.
 func TestErrorsOfTheAppGoUp(t *testing.T) {
 	w := httptest.NewRecorder()
-	err := newHandler(t, answers(201, success()), "").ServeHTTP(w, capsuleRequest(w, strings.NewReader("capsule")),
+	err := newHandler(t, answers(201, success()), "").ServeHTTP(w, newCapsuleRequest(w, strings.NewReader("capsule")),
 		caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return http.ErrNotSupported }))
 	if err != http.ErrNotSupported {
 		t.Errorf("%v", err)

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"image"
@@ -17,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -78,18 +76,20 @@ func newContext(t *testing.T) caddy.Context {
 // cancelContext is one that a test can end before.
 func cancelContext(t *testing.T) (caddy.Context, func()) {
 	t.Helper()
-	ctx, cancel, err := quietContext()
+	base, err := caddy.ProvisionContext(&caddy.Config{
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "fatal"}}}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cancel = sync.OnceFunc(cancel)
-	t.Cleanup(cancel)
-	return ctx, cancel
+	ctx, cancel := caddy.NewContext(base)
+	end := sync.OnceFunc(cancel)
+	t.Cleanup(end)
+	return ctx, end
 }
 
 const (
-	handlerID      = "http.handlers.oz_instant"
-	sessionTokenID = "http.handlers.oz_instant_session_token"
+	handlerID = "http.handlers.oz_instant"
 )
 
 // load loads a module in the way that Caddy does.
@@ -149,7 +149,7 @@ func fromClient(w http.ResponseWriter, r *http.Request) *http.Request {
 }
 
 // capsuleRequest is a POST of a capsule.
-func capsuleRequest(w http.ResponseWriter, capsule io.Reader) *http.Request {
+func newCapsuleRequest(w http.ResponseWriter, capsule io.Reader) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/verify?a=b", capsule)
 	r.Header.Set("Content-Type", capsuleMediaType)
 	return fromClient(w, r)
@@ -159,7 +159,7 @@ func capsuleRequest(w http.ResponseWriter, capsule io.Reader) *http.Request {
 func (h *Handler) posted(t *testing.T, app caddyhttp.Handler, capsule string) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
-	if err := h.ServeHTTP(w, capsuleRequest(w, strings.NewReader(capsule)), app); err != nil {
+	if err := h.ServeHTTP(w, newCapsuleRequest(w, strings.NewReader(capsule)), app); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -174,7 +174,7 @@ type testApp struct {
 
 func (a *testApp) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
-	a.calls, a.request, a.body = a.calls+1, r, string(body)
+	a.calls, a.request, a.body = a.calls+1, r.Clone(r.Context()), string(body) // the header is another one afterwards
 	_, _ = io.WriteString(w, "from the app")
 	return err
 }
@@ -254,77 +254,12 @@ func encoded8x8(encode func(io.Writer, image.Image) error) []byte {
 	return doc.Bytes()
 }
 
-// phone is a client that a test plays: what it sends arrives piece by piece,
-// and it may leave.
-type phone struct {
-	*httptest.ResponseRecorder
-	net.Conn // the server's side of its connection
-
-	line  net.Conn // its own side
-	leave context.CancelFunc
-	ctx   context.Context
-	all   sync.WaitGroup
-}
-
-func newPhone(t *testing.T) *phone {
-	t.Helper()
-	p := &phone{ResponseRecorder: httptest.NewRecorder()}
-	p.Conn, p.line = net.Pipe()
-	p.ctx, p.leave = context.WithCancel(t.Context())
-	t.Cleanup(func() {
-		p.hangUp()
-		_ = p.Conn.Close()
-		p.all.Wait()
-	})
-	return p
-}
-
-// Write is that of the answer; the connection is only read from.
-func (p *phone) Write(piece []byte) (int, error) { return p.ResponseRecorder.Write(piece) }
-
-// request is its POST of a capsule of length bytes, or of unknown length.
-func (p *phone) request(length int64) *http.Request {
-	body := io.Reader(p.Conn)
-	if length >= 0 {
-		body = &lengthBody{io.LimitedReader{R: body, N: length}}
-	}
-	r := httptest.NewRequest(http.MethodPost, "/verify", struct{ io.Reader }{body})
-	r.ContentLength = length
-	r.Header.Set("Content-Type", capsuleMediaType)
-	return fromClient(p, r.WithContext(p.ctx))
-}
-
-// lengthBody is a body with a Content-Length as net/http's server gives it.
-type lengthBody struct{ io.LimitedReader }
-
-func (b *lengthBody) Read(p []byte) (int, error) {
-	n, err := b.LimitedReader.Read(p)
-	if err == io.EOF && b.N > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-// does has the phone do something while the test goes on.
-func (p *phone) does(f func()) { p.all.Go(f) }
-
-// send sends the next n bytes of the capsule, and returns when they were read.
-func (p *phone) send(n int) bool {
-	_, err := p.line.Write(make([]byte, n))
-	return err == nil
-}
-
-// sendEvery sends so many pieces of n bytes, each after a pause.
-func (p *phone) sendEvery(pause time.Duration, pieces, n int) {
-	for range pieces {
-		if time.Sleep(pause); !p.send(n) {
-			return
+// fails is an Oz that reads n bytes of the request and then fails.
+func fails(n int64, err error) roundTrip {
+	return func(req *http.Request) (*http.Response, error) {
+		if n > 0 && req.Body != nil {
+			_, _ = io.CopyN(io.Discard, req.Body, n)
 		}
+		return nil, err
 	}
-}
-
-// hangUp is the end of a client, as HTTP/1 tells it.
-func (p *phone) hangUp() {
-	p.leave()
-	_ = p.line.Close()
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
 // metrics are the collectors of all oz_instant handlers of the process. There
@@ -32,7 +33,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "decisions_total",
-			Help: "Capsules judged, by decision and reason.",
+			Help: "Capsules decided, by decision and reason.",
 		}, []string{"decision", "reason"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "refusals_total",
@@ -79,10 +80,10 @@ func (m *metrics) zero() {
 	for _, row := range oz.Outcomes() {
 		m.decisions.WithLabelValues(string(row.Decision), string(row.Reason))
 	}
-	for _, kind := range refusalKinds {
-		m.refusals.WithLabelValues(kind)
+	for _, row := range refusals {
+		m.refusals.WithLabelValues(row.kind)
 	}
-	for _, cause := range refusals {
+	for _, cause := range upload.Causes() {
 		m.busy.WithLabelValues(string(cause))
 	}
 	for _, result := range tokenResults {
@@ -110,32 +111,25 @@ func (m *metrics) started() (done func()) {
 	return m.inFlight.Dec
 }
 
-func (m *metrics) decided(o outcome, total time.Duration) {
-	m.decisions.WithLabelValues(string(o.verdict.Decision), string(o.verdict.Reason)).Inc()
-	if o.busy != "" {
-		m.busy.WithLabelValues(string(o.busy)).Inc()
-		m.duration.WithLabelValues("queue").Observe(o.queueTime.Seconds())
+// gauges are what capacity shows while it is in use.
+func (m *metrics) gauges() upload.Gauges { return upload.Gauges{Queued: m.queued, Memory: m.memory} }
+
+func (m *metrics) decided(res *Result, total time.Duration) {
+	m.decisions.WithLabelValues(string(res.verdict.Decision), string(res.verdict.Reason)).Inc()
+	m.duration.WithLabelValues("queue").Observe(res.queued.Seconds())
+	if res.busy != "" {
+		m.busy.WithLabelValues(string(res.busy)).Inc()
 		return // nothing else was measured
 	}
-	m.duration.WithLabelValues("upload").Observe(o.uploadTime.Seconds())
-	m.duration.WithLabelValues("queue").Observe(o.queueTime.Seconds())
-	m.duration.WithLabelValues("oz").Observe(o.ozTime.Seconds())
+	m.duration.WithLabelValues("upload").Observe(res.uploadTime().Seconds())
+	m.duration.WithLabelValues("oz").Observe(res.liveness.Time.Seconds())
 	m.duration.WithLabelValues("total").Observe(total.Seconds())
-	m.capsuleBytes.Observe(float64(o.capsuleBytes))
+	m.capsuleBytes.Observe(float64(res.upload.Bytes))
 }
 
 func (m *metrics) refused(kind string) {
 	m.refusals.WithLabelValues(kind).Inc()
 }
-
-// tokenResults is the closed set of words for what came of a session token.
-var tokenResults = []string{
-	tokenIssued, kindClientGone,
-	string(oz.Unauthorized), string(oz.Overloaded), string(oz.TooLargeForOz), string(oz.UnexpectedStatus),
-	string(oz.MalformedAnswer), string(oz.Unreachable), string(oz.ConnectionLost), string(oz.Timeout),
-}
-
-const tokenIssued = "issued"
 
 func (m *metrics) sessionToken(result string) {
 	m.tokens.WithLabelValues(result).Inc()

@@ -215,7 +215,7 @@ func TestHandshakeWithoutOptions(t *testing.T) {
 func TestNonsenseIsNotQuoted(t *testing.T) {
 	address := listen(t, nil, func(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1))
-		_, _ = io.WriteString(conn, "canary canary\r\n\r\n")
+		_, _ = io.WriteString(conn, "a canary\r\n\r\n")
 		_, _ = io.Copy(io.Discard, conn)
 	})
 	c := realClient(t, address, "", "")

@@ -380,8 +380,10 @@ func (s *Stream) open(m *memory, gauge Gauge) *claim {
 func (s *Stream) fill(c *chunk, first []byte) (err error) {
 	n := copy(c[:], first)
 	defer func() { s.keep(piece{c, n}) }()
-	for m := 0; n < chunkSize && err == nil; n += m {
+	for n < chunkSize && err == nil {
+		var m int
 		m, err = s.fetch(c[n:])
+		n += m
 	}
 	if err == io.EOF {
 		return nil

@@ -1,18 +1,20 @@
 package caddymodule
 
 import (
-	"context"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // handed is the request that the app gets for a capsule that Oz answered with doc.
@@ -29,14 +31,11 @@ func handed(t *testing.T, fields, doc string, r *http.Request) (*http.Request, s
 	return app.request, app.body
 }
 
-// The app gets the client's own request, less what described the capsule. The
-// client's header is left as it was, for error routes.
+// The app gets the client's own request, less what described the capsule.
 func TestHandedOn(t *testing.T) {
 	r := httptest.NewRequest(http.MethodPost, "/verify?a=b&c", strings.NewReader("capsule"))
-	for _, name := range staleHeaders {
-		if name != "Transfer-Encoding" && name != "Content-Encoding" && name != "Trailer" {
-			r.Header.Set(name, "stale")
-		}
+	for _, name := range []string{"Connection", "Content-Digest", "Content-Md5", "Content-Range", "Digest", "Expect", "Range", "Repr-Digest", "Content_Type"} {
+		r.Header[name] = []string{"stale"}
 	}
 	r.Header.Set("Content-Type", capsuleMediaType)
 	r.Header.Set("Content-Length", "7")
@@ -44,7 +43,6 @@ func TestHandedOn(t *testing.T) {
 	r.Header.Set("Cookie", "user=alice")
 	r.Host = "app.example.com"
 	r = fromClient(httptest.NewRecorder(), r)
-	before := r.Header.Clone()
 	got, body := handed(t, "", success(), r)
 
 	if got.Method != http.MethodPost || got.URL.String() != "/verify?a=b&c" || got.Host != "app.example.com" {
@@ -52,8 +50,8 @@ func TestHandedOn(t *testing.T) {
 	}
 	want := http.Header{
 		"Authorization": {"Bearer 1"}, "Cookie": {"user=alice"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))},
-		headerDecision: {"SUCCESS"}, headerFolderID: {"folder-1"}, headerEventSessionID: {"session-1"},
-		headerResolutionStatus: {"FINISHED"}, headerSystemResolution: {"SUCCESS"}, headerQuality: {"SUCCESS"},
+		headerDecision: {"SUCCESS"}, "X-Oz-Folder-Id": {"folder-1"}, "X-Oz-Event-Session-Id": {"session-1"},
+		"X-Oz-Resolution-Status": {"FINISHED"}, "X-Oz-System-Resolution": {"SUCCESS"}, "X-Oz-Quality": {"SUCCESS"},
 	}
 	for name := range got.Header {
 		if !slices.Equal(got.Header[name], want[name]) {
@@ -67,13 +65,57 @@ func TestHandedOn(t *testing.T) {
 	if got.ContentLength != int64(len(body)) || got.TransferEncoding != nil || got.Trailer != nil {
 		t.Errorf("%d, %v, %v", got.ContentLength, got.TransferEncoding, got.Trailer)
 	}
-	for name := range before {
-		if !slices.Equal(r.Header[name], before[name]) {
-			t.Errorf("of the client's own request, %s was changed to %q", name, r.Header[name])
+}
+
+// Placeholders of the header are the delivered request's for the handlers after
+// this one, and the client's for those around it, however the app ends: what
+// they send elsewhere must not carry the decision a second time.
+func TestDeliveredHeaderIsForTheNextHandlers(t *testing.T) {
+	shown := func(r *http.Request) string {
+		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		return repl.ReplaceAll("{http.request.header.X-Oz-Decision} {http.request.header.Content-Type} {http.request.header.X-Kept}", "")
+	}
+	for name, end := range map[string]func() error{
+		"answers": func() error { return nil },
+		"fails":   func() error { return http.ErrNotSupported },
+		"panics":  func() error { panic(http.ErrAbortHandler) },
+	} {
+		w := httptest.NewRecorder()
+		r := newCapsuleRequest(w, strings.NewReader("capsule"))
+		r.Header.Set("X-Kept", "kept")
+		seen := ""
+		func() {
+			defer func() { _ = recover() }()
+			_ = newHandler(t, answers(201, success()), "").ServeHTTP(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				seen = shown(r)
+				return end()
+			}))
+		}()
+		if after := shown(r); seen != "SUCCESS application/json kept" || after != "  kept" {
+			t.Errorf("%s: the app saw %q, afterwards it was %q", name, seen, after)
+		}
+		if body, err := io.ReadAll(r.Body); len(body) > 0 || err != nil || r.ContentLength != 0 {
+			t.Errorf("%s: afterwards there was a body of %d, %v", name, r.ContentLength, err)
 		}
 	}
-	if r.Header.Get(headerDecision) != "" {
-		t.Error("the client's own request has a decision")
+}
+
+// Error routes for what goes wrong after the decision see what the client
+// sent, less the reserved names and the spent capsule.
+func TestErrorRoutesSeeTheClientsHeader(t *testing.T) {
+	r := httptest.NewRequest(http.MethodPost, "/verify", strings.NewReader("capsule"))
+	r.Header = http.Header{"Content-Type": {capsuleMediaType}, "X-Kept": {"a", "b"}, "X-Oz-Decision": {"SUCCESS"}}
+	w := httptest.NewRecorder()
+	r = fromClient(w, r)
+	err := newHandler(t, answers(201, success()), "").ServeHTTP(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+		r.Header["X-Kept"] = []string{"changed"}
+		return caddyhttp.Error(502, nil)
+	}))
+	if err == nil || !reflect.DeepEqual(r.Header, http.Header{"X-Kept": {"a", "b"}}) {
+		t.Errorf("%v: %v", err, r.Header)
+	}
+	if r.Body != http.NoBody || r.ContentLength != 0 {
+		t.Errorf("there is a body of %d bytes", r.ContentLength)
 	}
 }
 
@@ -85,7 +127,7 @@ func TestBodyOfTheApp(t *testing.T) {
 		{`{"best_shot": "keep"}`, whole},
 		{`{"strip": ["media.#.original_name", "folder_id"]}`, `"media": [{}]`},
 	} {
-		_, body := handed(t, test.fields, whole, capsuleRequest(httptest.NewRecorder(), strings.NewReader("capsule")))
+		_, body := handed(t, test.fields, whole, newCapsuleRequest(httptest.NewRecorder(), strings.NewReader("capsule")))
 		if body != test.want && !strings.Contains(body, test.want) {
 			t.Errorf("%s: %s, want %s", test.fields, body, test.want)
 		}
@@ -121,7 +163,6 @@ func parts(t *testing.T, r *http.Request, body string) (all [][4]string) {
 
 // An image that cannot be used costs the app the image and not the decision.
 func TestAttachedBestShots(t *testing.T) {
-	image := [4]string{"best_shot", "best_shot.jpeg", "image/jpeg", string(testJPEG)}
 	shots := func(values ...string) string {
 		return strings.Replace(success(), `{"image_b64": "`+testShot+`"}`, strings.Join(values, ","), 1)
 	}
@@ -141,16 +182,20 @@ func TestAttachedBestShots(t *testing.T) {
 		{"null", shots(`{"image_b64": null}`), bestShotAbsent, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r, body := handed(t, `{"best_shot": "attach"}`, test.doc, capsuleRequest(httptest.NewRecorder(), strings.NewReader("capsule")))
-			if r.Header.Get(headerDecision) != "SUCCESS" || r.Header.Get(headerBestShot) != test.word {
+			r, body := handed(t, `{"best_shot": "attach"}`, test.doc, newCapsuleRequest(httptest.NewRecorder(), strings.NewReader("capsule")))
+			if r.Header.Get(headerDecision) != "SUCCESS" || r.Header.Get("X-Oz-Best-Shot") != test.word {
 				t.Errorf("%v", r.Header)
 			}
 			got := parts(t, r, body)
 			if len(got) != 1+test.images || got[0][0] != "folder" || got[0][2] != "application/json" || strings.Contains(got[0][3], "image_b64") {
 				t.Fatalf("%d parts, the first is %q", len(got), got[0])
 			}
-			for _, p := range got[1:] {
-				if p != image {
+			for i, p := range got[1:] {
+				name := "best_shot"
+				if i > 0 {
+					name = fmt.Sprintf("best_shot_%d", i+1)
+				}
+				if p != [4]string{name, name + ".jpeg", "image/jpeg", string(testJPEG)} {
 					t.Errorf("%q %q %q, %d bytes", p[0], p[1], p[2], len(p[3]))
 				}
 			}
@@ -158,45 +203,25 @@ func TestAttachedBestShots(t *testing.T) {
 	}
 }
 
-// With finish the app has appGrace when its client has left, and as long as it
-// likes while it is there. With cancel it ends with its client.
-func TestAppContext(t *testing.T) {
-	left := func(t *testing.T, clientGone string, o outcome) (ctx context.Context, leave, stop func()) {
-		client, leave := context.WithCancel(t.Context())
-		h := &Handler{ClientGone: clientGone}
-		ctx, stop = h.appContext(httptest.NewRequest(http.MethodPost, "/", nil).WithContext(client), o)
-		return ctx, leave, stop
-	}
-	synctest.Test(t, func(t *testing.T) {
-		ctx, leave, stop := left(t, clientGoneFinish, outcome{})
-		defer stop()
-		time.Sleep(time.Hour)
-		leave()
-		time.Sleep(appGrace - time.Nanosecond)
-		if synctest.Wait(); ctx.Err() != nil {
-			t.Error("finish: it ended with its client")
+// An app that redirects a decided request to itself would get the capsule again.
+func TestRedirectsAreWarnedOf(t *testing.T) {
+	for _, test := range []struct {
+		status   int
+		location string
+		warns    bool
+	}{
+		{301, "/verify/", true}, {307, "/verify/", true}, {308, "http://example.com/verify/", true}, {308, "https://EXAMPLE.com/verify", true},
+		{303, "/welcome", false}, {302, "/welcome", false}, {301, "https://other.example/verify/", false}, {200, "/verify/", false},
+	} {
+		h := newHandler(t, answers(201, success()), "")
+		logs := h.observed()
+		h.posted(t, caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Location", test.location)
+			w.WriteHeader(test.status)
+			return nil
+		}), "capsule")
+		if warned := logs.FilterMessageSnippet("redirects").Len() == 1; warned != test.warns {
+			t.Errorf("%d %s: warned %v", test.status, test.location, warned)
 		}
-		time.Sleep(time.Nanosecond)
-		if synctest.Wait(); ctx.Err() == nil {
-			t.Error("finish: it goes on for good")
-		}
-	})
-	synctest.Test(t, func(t *testing.T) {
-		ctx, leave, stop := left(t, clientGoneFinish, outcome{})
-		stop()
-		if leave(); ctx.Err() == nil {
-			t.Error("finish: stopped, it goes on")
-		}
-	})
-	ctx, leave, stop := left(t, clientGoneCancel, outcome{})
-	defer stop()
-	if leave(); ctx.Err() == nil {
-		t.Error("cancel: it outlives its client")
-	}
-	// The request's own context says nothing of the client any more.
-	ctx, leave, stop = left(t, clientGoneCancel, outcome{interrupted: true})
-	defer stop()
-	if leave(); ctx.Err() != nil {
-		t.Error("interrupted: it ended at once")
 	}
 }

@@ -1,9 +1,12 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"image"
+	"image/gif"
 	"io"
 	"maps"
 	"mime"
@@ -11,7 +14,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,20 +23,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
 )
-
-func TestBiometryDefaultsAndNone(t *testing.T) {
-	var none *Biometry
-	none.setDefaults()
-	if err := none.validate(); err != nil {
-		t.Errorf("no face matching: %v", err)
-	}
-	b := &Biometry{Reference: "/photo"}
-	b.setDefaults()
-	if b.Tag != defaultTag || b.MaxReference != defaultMaxReference || b.validate() != nil {
-		t.Errorf("%+v, %v", b, b.validate())
-	}
-}
 
 // The first image of a QUALITY analysis is matched, and none that is of another
 // kind or no image.
@@ -54,49 +44,9 @@ func TestFirstOfQuality(t *testing.T) {
 		{"the first is unusable", []oz.BestShot{{Entry: 1}, {Entry: 3, JPEG: b}}, b},
 		{"of no analysis", []oz.BestShot{{Entry: 9, JPEG: a}, {Entry: -1, JPEG: a}}, nil},
 	} {
-		o := outcome{verdict: oz.Verdict{Folder: folder}, shots: test.shots}
-		if got := firstOfQuality(o); !reflect.DeepEqual(got, test.want) {
+		a := ozclient.Answer{Verdict: oz.Verdict{Folder: folder}, BestShots: test.shots}
+		if got := firstOfQuality(a); !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
-		}
-	}
-}
-
-// The worse of the two decides. What came of liveness is otherwise kept.
-func TestCombine(t *testing.T) {
-	folder, first, second := new(oz.Folder), errors.New("first"), errors.New("second")
-	liveness := outcome{verdict: oz.Verdict{Decision: oz.Success, Folder: folder}}
-	if got := liveness.combine(); got.verdict != liveness.verdict {
-		t.Errorf("without a match: %+v", got.verdict)
-	}
-	liveness.match = &match{verdict: oz.Verdict{Decision: oz.Failed, Reason: oz.AnalysisFailed, Error: &oz.Error{Code: 11}}, err: second}
-	got := liveness.combine()
-	if got.verdict.Decision != oz.Failed || got.verdict.Reason != oz.AnalysisFailed || got.verdict.Error.Code != 11 || got.verdict.Folder != folder {
-		t.Errorf("%+v", got.verdict)
-	}
-	if !errors.Is(got.err, second) || got.clientFault != nil {
-		t.Errorf("%v, client's %v", got.err, got.clientFault)
-	}
-	liveness.err, liveness.match.clientFault = first, errClientGone
-	if got := liveness.combine(); !errors.Is(got.err, first) || !errors.Is(got.clientFault, errClientGone) {
-		t.Errorf("%v, client's %v", got.err, got.clientFault)
-	}
-}
-
-func TestUnmatched(t *testing.T) {
-	plainErr := errors.New("timed out")
-	for _, test := range []struct {
-		err    error
-		reason oz.Reason
-		want   error
-	}{
-		{plainErr, oz.ReferenceUnavailable, plainErr},
-		{&fault{oz.ReferenceMissing, plainErr}, oz.ReferenceMissing, plainErr},
-		{fmt.Errorf("x: %w", &fault{oz.ReferenceTooLarge, plainErr}), oz.ReferenceTooLarge, plainErr},
-	} {
-		m := new(match)
-		m.unmatched(test.err)
-		if m.verdict.Decision != oz.Failed || m.verdict.Reason != test.reason || !errors.Is(m.err, test.want) || errors.As(m.err, new(*fault)) {
-			t.Errorf("%v: %+v", test.err, m)
 		}
 	}
 }
@@ -141,7 +91,7 @@ func serves(status int, body []byte) func(http.ResponseWriter, *http.Request) er
 func (a *photoApp) match(t *testing.T, h *Handler) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
-	r := capsuleRequest(w, strings.NewReader("capsule"))
+	r := newCapsuleRequest(w, strings.NewReader("capsule"))
 	r.Header.Set("Cookie", "user=ada")
 	if err := h.ServeHTTP(w, r, a); err != nil {
 		t.Fatal(err)
@@ -213,8 +163,8 @@ func TestReferenceIsTheUsersOwn(t *testing.T) {
 	h := newHandler(t, neverAsked(t), withBiometry)
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodPost, "/verify?a=b", strings.NewReader("capsule"))
-	for _, name := range slices.Concat(staleHeaders, aboutContent) {
-		r.Header.Set(name, "of the capsule")
+	for _, name := range append([]string{"Connection", "Content-Type", "Content_Length", "Content-Language", "Expect", "Range", "Digest"}, preconditions...) {
+		r.Header[name] = []string{"of the capsule"}
 	}
 	own := http.Header{"Cookie": {"user=a%2f%2Fb"}, "Authorization": {"Bearer x"}, "X-Custom": {"1", "2"}, "User-Agent": {"phone"}}
 	maps.Copy(r.Header, own)
@@ -225,7 +175,7 @@ func TestReferenceIsTheUsersOwn(t *testing.T) {
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.auth.user.id", "ada")
 	before := r.Header.Clone()
 
-	sub, err := h.referenceRequest(t.Context(), r)
+	sub, err := h.Biometry.photoRequest(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,29 +393,6 @@ func TestClientLeavesDuringTheMatch(t *testing.T) {
 	}
 }
 
-// A capsule that detach has interrupted has a context that is of no use any
-// more: it does not end the match.
-func TestLasting(t *testing.T) {
-	for _, test := range []struct {
-		gone        string
-		interrupted bool
-		ends        bool
-	}{
-		{clientGoneFinish, false, false}, {clientGoneFinish, true, false}, {clientGoneCancel, false, true}, {clientGoneCancel, true, false},
-	} {
-		ctx, leave := context.WithCancel(t.Context())
-		h := &Handler{ClientGone: test.gone}
-		lasting, stop := h.lasting(httptest.NewRequest(http.MethodPost, "/", nil).WithContext(ctx), outcome{interrupted: test.interrupted})
-		leave()
-		if ends := lasting.Err() != nil; ends != test.ends {
-			t.Errorf("%+v: ends %v", test, ends)
-		}
-		if stop(); lasting.Err() == nil {
-			t.Errorf("%+v: cannot be stopped", test)
-		}
-	}
-}
-
 // What the handlers before the app say of its answer may quote a piece of it.
 func TestReferenceIsNotLogged(t *testing.T) {
 	h := newHandler(t, answers(201, success()), `{"biometry": {"reference": "/photo"}}`)
@@ -487,6 +414,162 @@ func TestReferenceIsNotLogged(t *testing.T) {
 	for _, line := range logs.All() {
 		if text := fmt.Sprint(line.Entry, line.ContextMap()); strings.Contains(text, "CANARY") {
 			t.Errorf("%s", text)
+		}
+	}
+}
+
+func newPhotoWriter(limit int64) (p *photoWriter, stopped context.Context) {
+	stopped, stop := context.WithCancel(context.Background())
+	return &photoWriter{header: make(http.Header), limit: limit, stop: stop}, stopped
+}
+
+// reasonOf is the Reason that an error gives.
+func reasonOf(err error) oz.Reason {
+	if err == nil {
+		return ""
+	}
+	return referenceReason(err)
+}
+
+// Only a 200 with a JPEG or PNG is a photo; that there is none is told apart
+// from an app that does not work.
+func TestPhotoOfTheApp(t *testing.T) {
+	gif87 := encoded8x8(func(w io.Writer, m image.Image) error { return gif.Encode(w, m, nil) })
+	for _, test := range []struct {
+		name   string
+		status int
+		body   []byte
+		want   oz.Reason
+	}{
+		{"JPEG", 200, testJPEG, ""},
+		{"PNG", 200, testPNG, ""},
+		{"GIF", 200, gif87, oz.ReferenceNotImage},
+		{"a page", 200, []byte("<html>please sign in</html>"), oz.ReferenceNotImage},
+		{"nothing", 200, nil, oz.ReferenceNotImage},
+		{"half a header", 200, testJPEG[:10], oz.ReferenceNotImage},
+		{"404", 404, testJPEG, oz.ReferenceMissing},
+		{"410", 410, nil, oz.ReferenceMissing},
+		{"204", 204, nil, oz.ReferenceMissing},
+		{"206", 206, testJPEG, oz.ReferenceUnavailable},
+		{"302 to a page to sign in", 302, nil, oz.ReferenceUnavailable},
+		{"401", 401, nil, oz.ReferenceUnavailable},
+		{"500", 500, testJPEG, oz.ReferenceUnavailable},
+		{"no answer at all", 0, nil, oz.ReferenceUnavailable},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p, _ := newPhotoWriter(1 << 20)
+			if test.status != 0 {
+				p.WriteHeader(103) // interim answers are none
+				p.WriteHeader(test.status)
+				p.WriteHeader(200) // the first one counts
+			}
+			if len(test.body) > 0 {
+				_, _ = p.Write(test.body)
+			}
+			got, err := p.image()
+			if reasonOf(err) != test.want {
+				t.Errorf("%v, want %s", err, test.want)
+			}
+			if test.want == "" && !bytes.Equal(got, test.body) || test.want != "" && got != nil {
+				t.Errorf("got %d bytes", len(got))
+			}
+		})
+	}
+}
+
+// The limit is exact on both sides. Beyond it the app is stopped and nothing
+// is kept, but no write ever fails: a handler would take that for the client's
+// leaving.
+func TestPhotoLimit(t *testing.T) {
+	for _, test := range []struct {
+		pieces   []int
+		tooLarge bool
+	}{{[]int{10}, false}, {[]int{4, 6}, false}, {[]int{11}, true}, {[]int{6, 5, 1}, true}} {
+		p, stopped := newPhotoWriter(10)
+		for _, n := range test.pieces {
+			if written, err := p.Write(make([]byte, n)); written != n || err != nil {
+				t.Errorf("%v: wrote %d, %v", test.pieces, written, err)
+			}
+		}
+		if p.tooLarge != test.tooLarge || (stopped.Err() != nil) != test.tooLarge || p.status != 200 {
+			t.Errorf("%v: too large %v, stopped %v", test.pieces, p.tooLarge, stopped.Err())
+		}
+		if p.body.Len() > 10 {
+			t.Errorf("%v: %d bytes are held", test.pieces, p.body.Len())
+		}
+	}
+}
+
+// reverse_proxy ends an answer that breaks off by a panic of its own. It is an
+// error here; any other panic is not ours to hide.
+func TestPhotoThatBreaksOff(t *testing.T) {
+	panics := func(v any) caddyhttp.Handler {
+		return caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { panic(v) })
+	}
+	p, _ := newPhotoWriter(10)
+	if err := p.fill(panics(http.ErrAbortHandler), nil); err == nil || err.Error() != "the app's answer was cut off" {
+		t.Errorf("%v", err)
+	}
+	for _, v := range []any{"a bug", errors.New("a bug")} {
+		func() {
+			defer func() {
+				if got := recover(); got != v {
+					t.Errorf("panic %v became %v", v, got)
+				}
+			}()
+			_ = p.fill(panics(v), nil)
+		}()
+	}
+	want := errors.New("no")
+	if err := p.fill(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return want }), nil); !errors.Is(err, want) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whatever values a request brings, each stays one segment of the path or one
+// value of the query: none leads to another user's photo.
+func TestExpandReference(t *testing.T) {
+	for _, test := range []struct {
+		reference, value, want string // want is empty if it makes no reference
+	}{
+		{"/photo", "", "/photo"},
+		{"/photo?size=large", "", "/photo?size=large"},
+		{"/users/{v}/photo", "ada", "/users/ada/photo"},
+		{"/users/{v}/photo", "a/b", ""},
+		{"/users/{v}/photo", `a\b`, ""},
+		{"/users/{v}/photo", "a\x00b", ""},
+		{"/photo?user={v}", "a/b", "/photo?user=a%2Fb"},
+		{"/users/{v}/photo", "a?x=y", "/users/a%3Fx=y/photo"},
+		{"/users/{v}/photo", "a#b", "/users/a%23b/photo"},
+		{"/users/{v}/photo", "a%2fb", "/users/a%252fb/photo"},
+		{"/users/{v}/photo", "a b", "/users/a%20b/photo"},
+		{"/users/{v}/photo", "é", "/users/%C3%A9/photo"},
+		{"/users/{v}/photo", "..", ""},
+		{"/users/{v}/photo", ".", ""},
+		{"/users/{v}/photo", "../admin", ""},
+		{"/users/{v}/photo", "a/../b", ""},
+		{"/users/{v}/photo", "...", "/users/.../photo"},
+		{"/users/{v}/photo", "", ""},
+		{"/users/{unknown.placeholder}/photo", "", ""},
+		{"/photo?user={v}", "a&user=b", "/photo?user=a%26user%3Db"},
+		{"/photo?user={v}", "a b", "/photo?user=a+b"},
+		{"/photo?user={v}", "..", "/photo?user=.."},
+		{"/photo?user={v}", "", ""},
+		{"/photo?user={v}&q=?", "a", "/photo?user=a&q=?"},
+	} {
+		repl := caddy.NewEmptyReplacer()
+		repl.Set("v", test.value)
+		uri, err := expandReference(repl, test.reference)
+		if test.want == "" {
+			if err == nil {
+				t.Errorf("%s with %q: %s", test.reference, test.value, uri)
+			} else if test.value != "" && len(test.value) > 2 && strings.Contains(err.Error(), test.value) {
+				t.Errorf("%s: the error shows the value: %v", test.reference, err)
+			}
+			continue
+		}
+		if err != nil || uri.RequestURI() != test.want {
+			t.Errorf("%s with %q: %v, %v, want %s", test.reference, test.value, uri, err, test.want)
 		}
 	}
 }

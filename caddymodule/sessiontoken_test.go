@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,30 +11,27 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
 
 const testToken = "header.claims.signature"
 
-// newSessionToken loads an oz_instant_session_token whose Oz is a stub.
-func newSessionToken(t *testing.T, oz roundTrip, fields string) (*SessionToken, *observer.ObservedLogs) {
+// withTokens loads an oz_instant that serves session tokens and whose Oz is a stub.
+func withTokens(t *testing.T, oz roundTrip, fields string) (*Handler, *observer.ObservedLogs) {
 	t.Helper()
-	s, err := load[*SessionToken](newContext(t), sessionTokenID, ozConfig(t, oz, fields))
-	if err != nil {
-		t.Fatal(err)
+	if fields == "" {
+		fields = "{}"
 	}
-	core, logs := observer.New(zap.DebugLevel)
-	s.logger = zap.New(core)
-	return s, logs
+	fields = strings.TrimSuffix(fields, "}") + `, "session_token": {"path": "/session_token", "timeout": "3s"}, "match": [{"path": ["/verify"]}]}`
+	h := newHandler(t, oz, strings.Replace(fields, "{, ", "{", 1))
+	return h, h.observed()
 }
 
 // ask is a client's request for a session token.
-func (s *SessionToken) ask(t *testing.T, r *http.Request) *httptest.ResponseRecorder {
+func (h *Handler) requested(t *testing.T, r *http.Request) *httptest.ResponseRecorder {
 	t.Helper()
 	w := httptest.NewRecorder()
-	if err := s.ServeHTTP(w, fromClient(w, r), noApp(t)); err != nil {
+	if err := h.ServeHTTP(w, fromClient(w, r), noApp(t)); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -51,7 +47,7 @@ func tokenRequest() *http.Request {
 // The token comes from Oz by the guide's call, and goes to the client and
 // nowhere else.
 func TestSessionTokenIsServed(t *testing.T) {
-	s, logs := newSessionToken(t, func(req *http.Request) (*http.Response, error) {
+	h, logs := withTokens(t, func(req *http.Request) (*http.Response, error) {
 		if req.Method != http.MethodGet || req.URL.Path != "/api/authorize/session_token" || req.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s %s, %v", req.Method, req.URL, req.Header)
 		}
@@ -60,13 +56,13 @@ func TestSessionTokenIsServed(t *testing.T) {
 		}
 		return response(200, `{"session_token": "`+testToken+`", "more": 1}`), nil
 	}, "")
-	w := s.ask(t, tokenRequest())
+	w := h.requested(t, tokenRequest())
 	if got := w.Body.String(); w.Code != 200 || got != `{"session_token":"`+testToken+`"}` {
 		t.Errorf("%d %s", w.Code, got)
 	}
-	h := w.Header()
-	if h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/json" || h.Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
-		t.Errorf("%v", h)
+	header := w.Header()
+	if header.Get("Cache-Control") != "no-store" || header.Get("Content-Type") != "application/json" || header.Get("Content-Length") != fmt.Sprint(w.Body.Len()) {
+		t.Errorf("%v", header)
 	}
 	if logs.FilterMessage("session token").Len() != 1 {
 		t.Errorf("%v", logs.All())
@@ -78,17 +74,63 @@ func TestSessionTokenIsServed(t *testing.T) {
 	}
 }
 
-func TestSessionTokenDoor(t *testing.T) {
-	s, _ := newSessionToken(t, neverAsked(t), "")
-	for _, method := range []string{"POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "get"} {
-		w := s.ask(t, httptest.NewRequest(method, "http://app.test/session_token", nil))
-		if w.Code != 405 || w.Header().Get("Allow") != "GET" || !strings.Contains(w.Body.String(), kindMethod) {
+func TestOnlyGETGivesAToken(t *testing.T) {
+	h, _ := withTokens(t, neverAsked(t), "")
+	for _, method := range []string{"POST", "PUT", "DELETE", "get"} {
+		w := h.requested(t, httptest.NewRequest(method, "http://app.test/session_token", nil))
+		if w.Code != 405 || w.Header().Get("Allow") != "GET, HEAD, OPTIONS" || !strings.Contains(w.Body.String(), kindMethod) {
 			t.Errorf("%s: %d %v %s", method, w.Code, w.Header(), w.Body)
 		}
 	}
-	w := s.ask(t, httptest.NewRequest("GET", "/session_token", strings.NewReader("content")))
-	if w.Code != 400 || !strings.Contains(w.Body.String(), kindUnexpectedContent) {
-		t.Errorf("%d %s", w.Code, w.Body)
+	for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
+		w := h.requested(t, httptest.NewRequest(method, "/session_token", strings.NewReader("content")))
+		if w.Code != 400 || !strings.Contains(w.Body.String(), kindUnexpectedContent) {
+			t.Errorf("%s: %d %s", method, w.Code, w.Body)
+		}
+	}
+	w := h.requested(t, httptest.NewRequest("HEAD", "/session_token", nil))
+	if w.Code != 200 || w.Body.Len() != 0 || w.Header().Get("Content-Type") != "application/json" || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("HEAD: %d %v", w.Code, w.Header())
+	}
+	app := new(testApp)
+	w = httptest.NewRecorder()
+	if err := h.ServeHTTP(w, fromClient(w, httptest.NewRequest("OPTIONS", "/session_token", nil)), app); err != nil || app.calls != 1 {
+		t.Errorf("a preflight: %v, %d calls", err, app.calls)
+	}
+}
+
+// The matchers of the block hold for session tokens, too, but for path and method.
+func TestMatchersOfSessionTokens(t *testing.T) {
+	const fields = `{"session_token": {"path": "/t"}, "match": [
+		{"host": ["a.test"], "path": ["/verify"], "method": ["POST"]}, {"header": {"X-Beta": ["yes"]}, "path_regexp": {"pattern": "^/beta$"}}]}`
+	h := newHandler(t, answers(200, `{"session_token": "`+testToken+`"}`), fields)
+	for _, test := range []struct {
+		url, beta string
+		token     bool
+	}{
+		{"http://a.test/t", "", true}, {"http://b.test/t", "", false}, {"http://b.test/t", "yes", true}, {"http://a.test/T", "", true},
+		{"http://a.test/t/", "", false}, {"http://a.test/verify", "", false},
+	} {
+		r := httptest.NewRequest("GET", test.url, nil)
+		r.Header.Set("X-Beta", test.beta)
+		w, app := httptest.NewRecorder(), new(testApp)
+		if err := h.ServeHTTP(w, fromClient(w, r), app); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(w.Body.String(), testToken); got != test.token || (app.calls == 0) != test.token {
+			t.Errorf("%s, X-Beta %q: %s, %d calls", test.url, test.beta, w.Body, app.calls)
+		}
+	}
+}
+
+// Under a pattern that covers both, a POST of a capsule is one.
+func TestCapsulesUnderThePathOfTokens(t *testing.T) {
+	h := newHandler(t, answers(201, success()), `{"session_token": {"path": "/api/token"}, "match": [{"path": ["/api/*"]}]}`)
+	w, app := httptest.NewRecorder(), new(testApp)
+	r := httptest.NewRequest("POST", "/api/token", strings.NewReader("capsule"))
+	r.Header.Set("Content-Type", capsuleMediaType)
+	if err := h.ServeHTTP(w, fromClient(w, r), app); err != nil || app.calls != 1 || app.request.Header.Get(headerDecision) != "SUCCESS" {
+		t.Errorf("%v, %d %s", err, w.Code, w.Body)
 	}
 }
 
@@ -114,13 +156,13 @@ func TestSessionTokenIsTriedTwice(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			tries := 0
-			s, logs := newSessionToken(t, func(req *http.Request) (*http.Response, error) {
+			h, logs := withTokens(t, func(req *http.Request) (*http.Response, error) {
 				if tries++; tries > len(test.tries) {
 					t.Fatalf("Oz was asked %d times", tries)
 				}
 				return test.tries[tries-1](req)
 			}, test.fields)
-			w := s.ask(t, tokenRequest())
+			w := h.requested(t, tokenRequest())
 			if w.Code != test.status || !strings.Contains(w.Body.String(), test.word) || tries != len(test.tries) {
 				t.Errorf("after %d tries: %d %s", tries, w.Code, w.Body)
 			}
@@ -139,10 +181,10 @@ func TestSessionTokenNonsense(t *testing.T) {
 	for _, doc := range []string{
 		"", "null", "[]", `"token"`, "{}", `{"session_token": ""}`, `{"session_token": null}`, `{"session_token": 1}`, `{"session_token": ["a"]}`,
 		`{"Session_Token": "a"}`, `{"session_token": "a", "session_token": "b"}`, `{"session_token": "a"} {}`, `{"session_token": "a"`,
-		`{"session_token": "a", "x": "` + strings.Repeat("x", maxSessionAnswer) + `"}`, "{\"session_token\": \"\xff\"}",
+		`{"session_token": "a", "x": "` + strings.Repeat("x", 64<<10) + `"}`, "{\"session_token\": \"\xff\"}",
 	} {
-		s, _ := newSessionToken(t, answers(200, doc), "")
-		w := s.ask(t, tokenRequest())
+		h, _ := withTokens(t, answers(200, doc), "")
+		w := h.requested(t, tokenRequest())
 		if w.Code != 502 || !strings.Contains(w.Body.String(), "malformed_answer") {
 			t.Errorf("%.60q: %d %s", doc, w.Code, w.Body)
 		}
@@ -152,12 +194,12 @@ func TestSessionTokenNonsense(t *testing.T) {
 // Each of the attempts has its time, and then the client hears of it.
 func TestSessionTokenTakesTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newSessionToken(t, func(req *http.Request) (*http.Response, error) {
+		h, _ := withTokens(t, func(req *http.Request) (*http.Response, error) {
 			<-req.Context().Done()
 			return nil, context.Cause(req.Context())
-		}, `{"timeout": "3s"}`)
+		}, "")
 		start := time.Now()
-		w := s.ask(t, tokenRequest())
+		w := h.requested(t, tokenRequest())
 		if took := time.Since(start); w.Code != 504 || took != 3*time.Second {
 			t.Errorf("%d after %s: %s", w.Code, took, w.Body)
 		}
@@ -169,13 +211,13 @@ func TestSessionTokenTakesTooLong(t *testing.T) {
 func TestSessionTokenOfAClientThatLeaves(t *testing.T) {
 	tries := 0
 	ctx, leave := context.WithCancel(t.Context())
-	s, logs := newSessionToken(t, func(req *http.Request) (*http.Response, error) {
+	h, logs := withTokens(t, func(req *http.Request) (*http.Response, error) {
 		tries++
 		leave()
 		<-req.Context().Done()
 		return nil, req.Context().Err()
 	}, "")
-	w := s.ask(t, tokenRequest().WithContext(ctx))
+	w := h.requested(t, tokenRequest().WithContext(ctx))
 	if w.Code != statusClientGone || tries != 1 || w.Body.Len() > 0 {
 		t.Errorf("%d after %d tries: %s", w.Code, tries, w.Body)
 	}
@@ -184,29 +226,12 @@ func TestSessionTokenOfAClientThatLeaves(t *testing.T) {
 	}
 }
 
-func TestSessionTokenConfig(t *testing.T) {
-	for fields, want := range map[string]string{
-		`{"timeout": "-1s"}`: "timeout: must be greater than zero", `{"access_token": "{env.NOT_SET_ANYWHERE}"}`: "access_token",
-	} {
-		_, err := load[*SessionToken](newContext(t), sessionTokenID, ozConfig(t, neverAsked(t), fields))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", fields, err)
-		}
-	}
-	s, _ := newSessionToken(t, neverAsked(t), "")
-	if s.Timeout != defaultSessionTimeout {
-		t.Errorf("%s", time.Duration(s.Timeout))
-	}
-}
-
 // Where the site has a page for the error, that is the answer.
 func TestSessionTokenErrorIsTheSites(t *testing.T) {
-	s, _ := newSessionToken(t, neverAsked(t), "")
-	site := siteWith(t, "["+errorPage+"]")
-	r := at(site, "/session_token")
-	r.Method = http.MethodPost
-	err := s.ServeHTTP(httptest.NewRecorder(), r, noApp(t))
-	if handlerErr := (caddyhttp.HandlerError{}); !errors.As(err, &handlerErr) || handlerErr.StatusCode != 405 {
-		t.Errorf("%v", err)
+	h, _ := withTokens(t, neverAsked(t), "")
+	r := at(siteWith(t, "["+errorPage+"]"), "/session_token")
+	w := httptest.NewRecorder()
+	if err := h.ServeHTTP(w, r, noApp(t)); err != nil || w.Code != 405 || w.Body.String() != "sorry" {
+		t.Errorf("%v, %d %s", err, w.Code, w.Body)
 	}
 }

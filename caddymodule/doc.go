@@ -1,0 +1,47 @@
+// Package caddymodule is oz_instant: liveness checks for an existing web app
+// by one directive of a Caddyfile. See [Handler].
+//
+// # One capsule's way
+//
+//  1. [Handler.ServeHTTP] strips what a client could forge (request.go).
+//  2. classify says what the request is: a capsule, a request for a session
+//     token, something to refuse (problem.go), or something else, which
+//     continues undecided (request.go, sessiontoken.go).
+//  3. A capsule becomes an upload.Stream, with one rule of progress, and an
+//     upload.Lifetime, which says what a client that leaves ends.
+//  4. upload.Gate gives it a slot, or buffers it first and then gives it one,
+//     or refuses it.
+//  5. ozclient.Client.Analyze sends it to Oz through Caddy's reverse_proxy,
+//     prunes the answer while it flows and judges it by the rules of package oz.
+//     If the call fails, it says why and whose fault that was.
+//  6. With face matching, the app is asked for a photo and Oz once more
+//     (facematch.go).
+//  7. What happened becomes a [Result], which is final: header fields,
+//     placeholders, log fields and metrics are read from it (result.go).
+//  8. forwards says whether the app may see it. If so, forward passes the
+//     request on with the folder as its body (forward.go); otherwise refuse
+//     answers (problem.go).
+//
+// # The map
+//
+// Imports go one way:
+//
+//	caddymodule ─▶ internal/diagnose ─▶ internal/ozclient ─▶ internal/oz, internal/upload
+//
+//	config.go        the JSON config: fields, defaults, rules
+//	caddyfile.go     the directive
+//	handler.go       provisioning, and the story above
+//	request.go       what a request is; the reserved names
+//	result.go        what came of a capsule
+//	forward.go       the request as the app gets it
+//	problem.go       refusals
+//	sessiontoken.go  session tokens
+//	facematch.go     the reference photo and the second call
+//	metrics.go       Prometheus collectors
+//	command.go       caddy oz-instant
+//
+//	internal/oz        the protocol: prune, read strictly, decide
+//	internal/ozclient  the way to Oz
+//	internal/upload    the client's body: progress, slots, queue, memory
+//	internal/diagnose  check and explain
+package caddymodule
