@@ -56,7 +56,7 @@ http://other.test:{$HTTP_PORT} {
 	}
 	reverse_proxy {$APP}
 }`
-	x := startTrio(t, accountOptions(), twoSites, withAccount...)
+	x := startChain(t, accountOptions(), twoSites, withAccount...)
 	x.oz.wantGrants(t, 0, 0)
 	c := x.client(t, "h1")
 	var all sync.WaitGroup
@@ -93,13 +93,14 @@ http://other.test:{$HTTP_PORT} {
 	}
 }
 
-// TestAccountOneRefresh promises that a hundred capsules that wait for a refresh make one.
+// TestAccountOneRefresh promises that the first call after four fifths of a token's life begins a refresh, and that a hundred
+// capsules that wait for it begin no other.
 func TestAccountOneRefresh(t *testing.T) {
 	t.Parallel()
 	options := accountOptions()
 	options.SessionLife = 4 * time.Second
 	options.FixedExpiry = true
-	x := startTrio(t, options, accountSite, withAccount...)
+	x := startChain(t, options, accountSite, withAccount...)
 	c := x.client(t, "h1")
 	post := func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) }
 	if a := post(); a.Status != 200 {
@@ -109,7 +110,11 @@ func TestAccountOneRefresh(t *testing.T) {
 	options.SessionLife = 0 // the token to come lasts for as long as the test
 	x.oz.SetOptions(options)
 	x.oz.fault(t, "drip:25ms,bytes=5@refresh") // an answer of some 400 bytes: it outlasts the token
-	x.oz.await(t, func(s sandbox.Stats) bool { return s.RefreshTries == 1 })
+	for deadline := time.Now().Add(patience); x.oz.Stats().RefreshTries == 0; time.Sleep(50 * time.Millisecond) {
+		if a := post(); a.Status != 200 || time.Now().After(deadline) {
+			t.Fatalf("got %d %s, and no refresh yet", a.Status, a.Body)
+		}
+	}
 	time.Sleep(time.Second) // until the token has expired: nothing tells of that
 	var all sync.WaitGroup
 	for range 100 {
@@ -128,10 +133,10 @@ func TestAccountOneRefresh(t *testing.T) {
 // TestAccountRenewsWhatOzRefuses promises that a token that Oz does not take any more costs one capsule: the next one has another.
 func TestAccountRenewsWhatOzRefuses(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, accountOptions(), accountSite, withAccount...)
+	x := startChain(t, accountOptions(), accountSite, withAccount...)
 	c := x.client(t, "h1")
-	post := func() judged {
-		return x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) })
+	post := func() observed {
+		return x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) })
 	}
 	accepted.assert(t, post(), "s")
 	for i, end := range []struct {
@@ -178,9 +183,9 @@ func TestAccountWhenLoginFails(t *testing.T) {
 			t.Parallel()
 			options := accountOptions()
 			options.Fault = sandbox.MustFault(fault)
-			x := startTrio(t, options, accountSite, withAccount...)
+			x := startChain(t, options, accountSite, withAccount...)
 			c := x.client(t, "h1")
-			j := x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
+			j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
 			want.assert(t, j, "")
 			if len(j.decided) == 1 && !strings.Contains(j.decided[0].Get("error").Str, "logging in") {
 				t.Errorf("the log does not say that it was the log-in: %s", j.decided[0])
@@ -194,9 +199,9 @@ func TestAccountWhenLoginFails(t *testing.T) {
 		t.Parallel()
 		app := newRawApp(t)
 		opts := append([]caddyOption{withEnv("OZ", "http://"+deadAddress(t)), withEnv("APP", app.Addr)}, withAccount...)
-		x := &trio{startCaddy(t, accountSite, opts...), nil, app}
+		x := &chain{startCaddy(t, accountSite, opts...), nil, app}
 		c := x.client(t, "h1")
-		unavailable("unreachable", 502).assert(t, x.judge(t, func() answer { return c.post(t, "/verify", []byte("capsule")) }), "")
+		unavailable("unreachable", 502).assert(t, x.observe(t, func() answer { return c.post(t, "/verify", []byte("capsule")) }), "")
 	})
 }
 
@@ -211,9 +216,9 @@ func TestAccountUnusualGrants(t *testing.T) {
 			t.Parallel()
 			options := accountOptions()
 			options.Fault = sandbox.MustFault(fault)
-			x := startTrio(t, options, accountSite, withAccount...)
+			x := startChain(t, options, accountSite, withAccount...)
 			c := x.client(t, "h1")
-			j := x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) })
+			j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) })
 			accepted.assert(t, j, "s")
 		})
 	}
@@ -226,7 +231,7 @@ func TestAccountSecrets(t *testing.T) {
 	options := accountOptions()
 	file := filepath.Join(t.TempDir(), "password")
 	check(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
-	x := startTrio(t, options, strings.ReplaceAll(accountSite, "{env.OZ_PASSWORD}", "{file.{$PASSWORD_FILE}}"),
+	x := startChain(t, options, strings.ReplaceAll(accountSite, "{env.OZ_PASSWORD}", "{file.{$PASSWORD_FILE}}"),
 		withEnv("OZ_EMAIL", email), withEnv("PASSWORD_FILE", file))
 	c := x.client(t, "h1")
 	post := func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) }
@@ -257,7 +262,7 @@ func TestAccountConfig(t *testing.T) {
 		"no e-mail address": {"credentials {env.NOT_SET} {env.OZ_PASSWORD}", "credentials: email"},
 		"no password":       {"credentials {env.OZ_EMAIL} {env.NOT_SET}", "credentials: password"},
 		"no file":           {"credentials {env.OZ_EMAIL} {file./not/there}", "credentials: password"},
-		"both":              {"access_token {env.OZ_PASSWORD}\n credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}", "there can be only one"},
+		"both":              {"access_token {env.OZ_PASSWORD}\n credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}", "exclude each other"},
 	} {
 		err := validate(t, fmt.Sprintf("{$SITE} {\n oz_instant /verify http://oz.internal {\n %s\n }\n}", test.block), withAccount...)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "canary") {

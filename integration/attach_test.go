@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -17,7 +18,7 @@ import (
 // appPart is a part of a multipart body that the app got.
 type appPart struct{ name, filename, contentType, content string }
 
-// multipartBody reads the app's body, which has to be multipart/form-data with a Content-Length that fits.
+// multipartBody reads the app's body, which must be multipart/form-data with a Content-Length that fits.
 func multipartBody(t testing.TB, r rawRequest) (all []appPart) {
 	t.Helper()
 	kind, params, err := mime.ParseMediaType(r.Value("Content-Type"))
@@ -41,7 +42,7 @@ func multipartBody(t testing.TB, r rawRequest) (all []appPart) {
 // decoded stays away, and neither the decision nor the folder depends on it.
 func TestAttach(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{BestShotSize: 400_000}, `
+	x := startChain(t, sandbox.Options{BestShotSize: 400_000}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -73,7 +74,7 @@ func TestAttach(t *testing.T) {
 		t.Run(test.fault, func(t *testing.T) {
 			x.oz.fault(t, test.fault)
 			c := x.client(t, "h2")
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"}), "X-Oz-Best-Shot", "forged")
 			})
 			accepted.assertSight(t, j)
@@ -90,8 +91,12 @@ func TestAttach(t *testing.T) {
 			if gjson.Get(folder, "system_resolution").Str != "SUCCESS" || strings.Contains(folder, "image_b64") || gjson.Get(folder, "media").Exists() {
 				t.Errorf("the folder: %.500s", folder)
 			}
-			for _, p := range parts[1:] {
-				if p.name != "best_shot" || p.filename != "best_shot.jpeg" || p.contentType != "image/jpeg" || p.content != jpeg {
+			for i, p := range parts[1:] {
+				name := "best_shot"
+				if i > 0 {
+					name = fmt.Sprintf("best_shot_%d", i+1)
+				}
+				if p.name != name || p.filename == "" || p.contentType != "image/jpeg" || p.content != jpeg {
 					t.Errorf("a part %s, %s, %s of %d bytes", p.name, p.filename, p.contentType, len(p.content))
 				}
 			}
@@ -103,7 +108,7 @@ func TestAttach(t *testing.T) {
 	t.Run("declined", func(t *testing.T) {
 		x.oz.fault(t, "")
 		c := x.client(t, "h1")
-		j := x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{Outcome: "DECLINED"})) })
+		j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{Outcome: "DECLINED"})) })
 		if parts := multipartBody(t, j.app[0]); len(parts) != 2 || j.app[0].Value("X-Oz-Decision") != "DECLINED" {
 			t.Errorf("%d parts:\n%s", len(parts), j.app[0].Raw())
 		}
@@ -111,7 +116,7 @@ func TestAttach(t *testing.T) {
 	t.Run("passed", func(t *testing.T) {
 		x.oz.fault(t, "oz-error:5")
 		c := x.client(t, "h1")
-		j := x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
+		j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
 		r := j.app[0]
 		if r.Value("Content-Type") != "application/problem+json" || r.Value("X-Oz-Best-Shot") != "" || gjson.GetBytes(r.Body, "error_code").Int() != 5 {
 			t.Errorf("the app got:\n%s%s", r.Raw(), r.Body)

@@ -69,14 +69,14 @@ func photoAnswer(photo []byte) string {
 // to Oz, both results reach the app, and the worse one decides.
 func TestBiometry(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{BestShotSize: 60_000}, biometrySite)
+	x := startChain(t, sandbox.Options{BestShotSize: 60_000}, biometrySite)
 	alice, bob := sandbox.Portrait("alice", 300), sandbox.Portrait("bob", 200)
 	photos(x.app, map[string]string{"user=alice": photoAnswer(alice), "user=bob": photoAnswer(bob)})
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for user, want := range map[string]string{"alice": "SUCCESS", "bob": "DECLINED"} {
 			x.oz.Forget()
 			spec := sandbox.CapsuleSpec{Person: "alice", EventSession: "s"}
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				return c.post(t, "/verify", x.oz.Capsule(spec), "Cookie", "user="+user, "Authorization", "Bearer x", "X-Oz-Biometry", "SUCCESS",
 					"If-Modified-Since", "Fri, 31 Dec 2100 23:59:59 GMT", "Range", "bytes=0-1", "Accept", "*/*")
 			})
@@ -157,7 +157,7 @@ func digest(b []byte) string {
 // them Oz is asked or anybody let in.
 func TestBiometryReference(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, biometrySite)
+	x := startChain(t, sandbox.Options{}, biometrySite)
 	c := x.client(t, "h1")
 	photo := sandbox.Portrait("alice", 300)
 	var asPNG bytes.Buffer
@@ -187,7 +187,7 @@ func TestBiometryReference(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			photos(x.app, map[string]string{"user=alice": test.answer})
 			x.oz.Forget()
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				return c.post(t, test.path, x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice", EventSession: "s"}), "Cookie", "user=alice")
 			})
 			want := map[string]string{"X-Oz-Decision": "FAILED", "X-Oz-Reason": test.reason, "X-Oz-Quality": "SUCCESS"}
@@ -210,7 +210,7 @@ func TestBiometryReference(t *testing.T) {
 // TestBiometryPlaceholders promises that no value leads to another path than the operator's.
 func TestBiometryPlaceholders(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, biometrySite)
+	x := startChain(t, sandbox.Options{}, biometrySite)
 	c := x.client(t, "h1")
 	x.app.Answer(func(r rawRequest) string {
 		if strings.HasPrefix(r.Line, "GET ") {
@@ -231,7 +231,7 @@ func TestBiometryPlaceholders(t *testing.T) {
 		"v=1":                            "",
 	} {
 		x.app.Forget()
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			return c.post(t, "/named", x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice"}), "Cookie", cookies)
 		})
 		switch {
@@ -246,7 +246,7 @@ func TestBiometryPlaceholders(t *testing.T) {
 // TestBiometryOnlyAfterSuccess promises that faces are matched after a liveness SUCCESS alone.
 func TestBiometryOnlyAfterSuccess(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, biometrySite)
+	x := startChain(t, sandbox.Options{}, biometrySite)
 	c := x.client(t, "h1")
 	photos(x.app, map[string]string{"user=alice": photoAnswer(sandbox.Portrait("alice", 300))})
 	for _, test := range []struct{ fault, outcome, decision, reason string }{
@@ -261,7 +261,7 @@ func TestBiometryOnlyAfterSuccess(t *testing.T) {
 	} {
 		x.oz.fault(t, test.fault)
 		x.oz.Forget()
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{Outcome: test.outcome, Person: "alice"}), "Cookie", "user=alice")
 		})
 		verdict{decision: test.decision, reason: test.reason}.assertSight(t, j)
@@ -279,7 +279,7 @@ func TestBiometryOnlyAfterSuccess(t *testing.T) {
 // not reach the app.
 func TestBiometryDecides(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, biometrySite)
+	x := startChain(t, sandbox.Options{}, biometrySite)
 	c := x.client(t, "h1")
 	photos(x.app, map[string]string{"user=alice": photoAnswer(sandbox.Portrait("alice", 300))})
 	for fault, want := range map[string]verdict{
@@ -304,7 +304,7 @@ func TestBiometryDecides(t *testing.T) {
 		t.Run(fault, func(t *testing.T) {
 			x.oz.fault(t, fault)
 			start := time.Now()
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice"}), "Cookie", "user=alice")
 			})
 			want.assertSight(t, j)
@@ -331,10 +331,10 @@ func TestBiometryDecides(t *testing.T) {
 // TestBiometryAttached promises that face matching and attached best shots go together.
 func TestBiometryAttached(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, biometrySite)
+	x := startChain(t, sandbox.Options{}, biometrySite)
 	c := x.client(t, "h1")
 	photos(x.app, map[string]string{"user=alice": photoAnswer(sandbox.Portrait("alice", 300))})
-	j := x.judge(t, func() answer {
+	j := x.observe(t, func() answer {
 		return c.post(t, "/attached", x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice"}), "Cookie", "user=alice")
 	})
 	r := j.app[len(j.app)-1]

@@ -40,7 +40,7 @@ func fetchInPage(t testing.TB, browser context.Context, size int, kind string) f
 // TestBrowserSeesRefusals promises that a page that posts megabytes sees the refusal, over each protocol, and not a network error.
 func TestBrowserSeesRefusals(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AcceptAny: true}, `
+	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {

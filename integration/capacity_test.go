@@ -75,11 +75,11 @@ func assertBusy(t testing.TB, a answer) {
 	}
 }
 
-// TestCapacity promises that Oz never has more than slots capsules, that the queue is served in turn, and that whoever finds it
-// full is told when to come back before a byte of the capsule is sent.
+// TestCapacity promises that Oz never has more than slots capsules, that the queue is served in turn, and that a
+// client that finds it full is told when to come back before a byte of the capsule is sent.
 func TestCapacity(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, slotSite)
+	x := startChain(t, sandbox.Options{}, slotSite)
 	x.oz.fault(t, "hang")
 	var all sync.WaitGroup
 	results := make(chan answer, 10)
@@ -129,10 +129,10 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// TestCapacityWait promises that nobody waits longer than wait, and that who gives up leaves his place.
+// TestCapacityWait promises that no capsule waits longer than wait, and that a client that gives up leaves its place.
 func TestCapacityWait(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, slotSite, withEnv("SLOTS", "1"), withEnv("WAIT", "4s"))
+	x := startChain(t, sandbox.Options{}, slotSite, withEnv("SLOTS", "1"), withEnv("WAIT", "4s"))
 	x.oz.fault(t, "hang")
 	c := x.client(t, "h2")
 	first := make(chan error, 1)
@@ -166,20 +166,20 @@ func TestCapacityWait(t *testing.T) {
 	x.waitForLog(t, withMsg("capsule refused"), withField("problem", "client-gone"))
 	x.oz.fault(t, "")
 	<-first
-	accepted.assert(t, x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) }), "s")
+	accepted.assert(t, x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) }), "s")
 	if s := x.oz.Stats(); s.Received != 2 {
 		t.Errorf("Oz got %d capsules", s.Received)
 	}
 }
 
-// TestCapacityOverReloads promises that slots and queue are one over a reload: what the old configuration has under way counts, and
+// TestCapacityOverReloads promises that slots and queue are one over a reload: what the old configuration has in progress counts, and
 // new limits hold at once.
 func TestCapacityOverReloads(t *testing.T) {
 	t.Parallel()
 	site := func(slots, queue string) string {
 		return strings.NewReplacer("{$SLOTS:2}", slots, "{$QUEUE:2}", queue).Replace(slotSite)
 	}
-	x := startTrio(t, sandbox.Options{}, site("1", "0"))
+	x := startChain(t, sandbox.Options{}, site("1", "0"))
 	x.oz.fault(t, "hang")
 	var all sync.WaitGroup
 	post := func() answer {
@@ -221,7 +221,7 @@ func TestCapacityConfig(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ site, want string }{
 		"too little memory": {block("memory 1MiB"), "cannot hold a capsule of max_capsule"},
-		"two that differ":   {block("slots 3") + strings.Replace(block("slots 4"), "/verify", "/other", 1), "they have to agree"},
+		"two that differ":   {block("slots 3") + strings.Replace(block("slots 4"), "/verify", "/other", 1), "want the same in each"},
 	} {
 		if err := validate(t, "{$SITE} {\n"+test.site+"}"); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", name, err)
@@ -235,7 +235,7 @@ func TestCapacityConfig(t *testing.T) {
 // TestCapacityUpstreamsFull promises that reverse_proxy's own limits count: when all upstreams are at theirs, Oz is busy, not down.
 func TestCapacityUpstreamsFull(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -248,7 +248,7 @@ func TestCapacityUpstreamsFull(t *testing.T) {
 	var all sync.WaitGroup
 	all.Go(func() { c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.Open == 1 })
-	j := x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
+	j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
 	v := unavailable("overloaded", 503)
 	v.retryAfter = "any"
 	v.assert(t, j, "")
@@ -257,7 +257,7 @@ func TestCapacityUpstreamsFull(t *testing.T) {
 }
 
 // slowUpload begins a capsule's POST on a connection of its own, and sends so much of it.
-func (x *trio) slowUpload(t testing.TB, capsule []byte, n int) *rawConn {
+func (x *chain) slowUpload(t testing.TB, capsule []byte, n int) *rawConn {
 	t.Helper()
 	conn := x.dialRaw(t)
 	conn.sendHead(t, postHead("/verify", len(capsule))...)
@@ -269,7 +269,7 @@ func (x *trio) slowUpload(t testing.TB, capsule []byte, n int) *rawConn {
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	for site, waits := range map[string]bool{memorySite: false, strings.Replace(slotSite, "{$SLOTS:2}", "1", 1): true} {
-		x := startTrio(t, sandbox.Options{}, site, withEnv("WAIT", "2s"))
+		x := startChain(t, sandbox.Options{}, site, withEnv("WAIT", "2s"))
 		slow := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 1 << 20, EventSession: "slow"})
 		conn := x.slowUpload(t, slow, len(slow)/2)
 		if waits {
@@ -301,7 +301,7 @@ func TestMemory(t *testing.T) {
 // TestMemoryCapsule promises Oz every capsule byte for byte, with its length, also when the client did not say it.
 func TestMemoryCapsule(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AcceptAny: true}, memorySite)
+	x := startChain(t, sandbox.Options{AcceptAny: true}, memorySite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, size := range []int{1, 32<<10 - 1, 32 << 10, 32<<10 + 1, 1 << 20, 4 << 20} {
 			for _, length := range []int64{int64(size), -1} {
@@ -334,10 +334,10 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// TestMemoryBudget promises that capsules together never hold more than memory, and that those who have to wait for it lose nothing.
+// TestMemoryBudget promises that capsules together never hold more than memory, and that those that must wait for it lose nothing.
 func TestMemoryBudget(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AnalysisTime: 20 * time.Millisecond}, memorySite, withEnv("SLOTS", "2"), withEnv("WAIT", "20s"))
+	x := startChain(t, sandbox.Options{AnalysisTime: 20 * time.Millisecond}, memorySite, withEnv("SLOTS", "2"), withEnv("WAIT", "20s"))
 	done := make(chan struct{})
 	var most float64
 	var watch sync.WaitGroup
@@ -377,10 +377,10 @@ func TestMemoryBudget(t *testing.T) {
 	x.awaitMetric(t, memoryMetric, 0)
 }
 
-// TestMemoryStalled promises that uploads that will not be done in time do not keep others out: they have to go when others wait.
+// TestMemoryStalled promises that uploads that will not be done in time do not keep others out: they must go when others wait.
 func TestMemoryStalled(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, memorySite, withEnv("UPLOAD", "6s"), withEnv("WAIT", "20s"))
+	x := startChain(t, sandbox.Options{}, memorySite, withEnv("UPLOAD", "6s"), withEnv("WAIT", "20s"))
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 4<<20 - 4096})
 	var stalled []*rawConn
 	for range 2 { // together they hold nearly all
@@ -403,10 +403,10 @@ func TestMemoryStalled(t *testing.T) {
 }
 
 // TestMemoryClientLeaves promises that a client that leaves gives its memory back, and that one that leaves after its upload is
-// judged all the same.
+// analysed all the same.
 func TestMemoryClientLeaves(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, memorySite)
+	x := startChain(t, sandbox.Options{}, memorySite)
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 1 << 20, EventSession: "s"})
 	conn := x.slowUpload(t, capsule, len(capsule)-1)
 	x.awaitMetric(t, memoryMetric, float64((len(capsule)-1)/(32<<10)+1)*(32<<10))

@@ -1,8 +1,14 @@
 package integration_test
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http/httptest"
 	"os"
@@ -46,7 +52,7 @@ func states(t testing.TB, out string, upstream int) map[string]string {
 	found := map[string]string{}
 	for _, c := range gjson.Parse(out).Get("upstreams").Array()[upstream].Get("checks").Array() {
 		found[c.Get("check").Str] = c.Get("state").Str
-		if c.Get("state").Str == "failed" && c.Get("advice").Str == "" {
+		if state := c.Get("state").Str; (state == "failed" || state == "unknown") && c.Get("advice").Str == "" {
 			t.Errorf("no advice: %s", c)
 		}
 	}
@@ -63,7 +69,7 @@ func TestCheckAllIsWell(t *testing.T) {
 	if got.Exit != 0 || strings.Contains(got.Out, "FAILED") || got.Err != "" {
 		t.Errorf("exit %d\n%s%s", got.Exit, got.Out, got.Err)
 	}
-	if line := missing(oz.URL+"\nok  configuration\nok  connection\nok  session token … JWT, ES384, good for 900 s\n"+
+	if line := missing(oz.URL+"\nok  configuration\nok  connection\nok  session token … JWT, ES384, good for 900 s\nok  shared keys … one key\n"+
 		"ok  empty capsule … 13\nok  garbage capsule … 14\nok  capsule … SUCCESS", got.Out); line != "" {
 		t.Errorf("%q is not in\n%s", line, got.Out)
 	}
@@ -71,6 +77,37 @@ func TestCheckAllIsWell(t *testing.T) {
 	got = runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--capsule", file, "--json")
 	if s := states(t, got.Out, 0); got.Exit == 0 || s["capsule"] != "failed" || s["garbage capsule"] != "ok" {
 		t.Errorf("exit %d, %v", got.Exit, s)
+	}
+}
+
+// TestCheckPrintsAsItGoes promises a line as each step ends, so that an Oz that hangs can be watched.
+func TestCheckPrintsAsItGoes(t *testing.T) {
+	t.Parallel()
+	oz := startSandbox(t, sandbox.Options{Fault: sandbox.MustFault("hang@token")})
+	cmd := exec.CommandContext(t.Context(), caddyBinary, "oz-instant", "check", "--to", oz.URL, "--timeout", "10m")
+	out, err := cmd.StdoutPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "ok  connection") {
+		// The next step never ends.
+	}
+	if !strings.Contains(lines.Text(), "ok  connection") {
+		t.Errorf("no line for the connection while the next step hangs: %v", lines.Err())
+	}
+	check(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+}
+
+// TestCommandMistakes promises an error and exit code 1 for a command that does not exist: a script must not go on.
+func TestCommandMistakes(t *testing.T) {
+	t.Parallel()
+	got := runCaddy(t, "", nil, "oz-instant", "chekc")
+	if got.Exit != 1 || !strings.Contains(got.Err, `unknown command "chekc"`) {
+		t.Errorf("exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+	if got := runCaddy(t, "", nil, "oz-instant"); got.Exit != 0 || !strings.Contains(got.Out, "explain") {
+		t.Errorf("without a command: exit %d\n%s%s", got.Exit, got.Out, got.Err)
 	}
 }
 
@@ -247,6 +284,80 @@ other.example.com {
 	}
 }
 
+// TestCheckUnknown promises that what has a value only in a user's request is neither passed nor failed, and that what needs no request is
+// no obstacle.
+func TestCheckUnknown(t *testing.T) {
+	t.Parallel()
+	oz := startSandbox(t, sandbox.Options{})
+	for name, test := range map[string]struct {
+		upstream, option string
+		exit             int
+		states           map[string]string
+	}{
+		"host":       {oz.URL, "header_up Host {host}", 1, map[string]string{"placeholders": "unknown", "session token": "ok", "garbage capsule": "ok"}},
+		"upstream":   {"{vars.oz}", "", 1, map[string]string{"placeholders": "unknown", "session token": "skipped", "garbage capsule": "skipped"}},
+		"no request": {"{env.OZ}", "header_up X-A {env.OZ}{system.os}{time.now.unix}{http.reverse_proxy.upstream.hostport}", 0, map[string]string{"placeholders": "", "session token": "ok"}},
+	} {
+		config := filepath.Join(t.TempDir(), "Caddyfile")
+		check(t, os.WriteFile(config, []byte(":80 {\n\toz_instant /verify "+test.upstream+" {\n\t\t"+test.option+"\n\t}\n}\n"), 0o600))
+		got := runCaddy(t, "", []string{"OZ=" + oz.Addr}, "oz-instant", "check", "--config", config, "--json")
+		if got.Exit != test.exit || gjson.Get(got.Out, "well").Bool() != (test.exit == 0) {
+			t.Errorf("%s: exit %d\n%s%s", name, got.Exit, got.Out, got.Err)
+			continue
+		}
+		s := states(t, got.Out, 0)
+		for step, want := range test.states {
+			if s[step] != want {
+				t.Errorf("%s: %s is %q, want %q", name, step, s[step], want)
+			}
+		}
+	}
+}
+
+// jwtKeys makes a folder like Oz's API_KEYS_DIR.
+func jwtKeys(t testing.TB) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	check(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	check(t, err)
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	check(t, err)
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{
+		"jwt.key": {Type: "PRIVATE KEY", Bytes: private}, "jwt.pub": {Type: "PUBLIC KEY", Bytes: public},
+	} {
+		check(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
+	}
+	return dir
+}
+
+// TestCheckSharedKeys promises that upstreams of one block which refuse each other's capsules are found, though each of them is well by
+// itself, and that a capsule is sent to one of them only.
+func TestCheckSharedKeys(t *testing.T) {
+	t.Parallel()
+	keys := sandbox.Options{KeysDir: jwtKeys(t)}
+	shared := []*ozServer{startSandbox(t, keys), startSandbox(t, keys)}
+	foreign := startSandbox(t, sandbox.Options{})
+	for name, test := range map[string]struct {
+		other string
+		state string
+	}{"shared": {shared[1].URL, "ok"}, "foreign": {foreign.URL, "failed"}} {
+		dir := t.TempDir()
+		config, capsule := filepath.Join(dir, "Caddyfile"), filepath.Join(dir, "capsule.bin")
+		check(t, os.WriteFile(config, []byte(":80 {\n\toz_instant /verify "+shared[0].URL+" "+test.other+"\n}\n"), 0o600))
+		check(t, os.WriteFile(capsule, shared[0].Capsule(sandbox.CapsuleSpec{}), 0o600))
+		got := runCaddy(t, "", nil, "oz-instant", "check", "--config", config, "--capsule", capsule, "--json")
+		first, second := states(t, got.Out, 0), states(t, got.Out, 1)
+		if (got.Exit == 0) != (test.state == "ok") || first["shared keys"] != "ok" || second["shared keys"] != test.state {
+			t.Errorf("%s: exit %d, %v, %v\n%s", name, got.Exit, first, second, got.Out)
+		}
+		if first["capsule"] != "ok" || second["capsule"] != "skipped" || second["session token"] != "ok" || second["garbage capsule"] != "ok" {
+			t.Errorf("%s: %v, %v\n%s", name, first, second, got.Out)
+		}
+	}
+}
+
 // TestExplain promises to say of a saved answer what an exchange would make of it.
 func TestExplain(t *testing.T) {
 	t.Parallel()
@@ -271,9 +382,9 @@ func TestExplain(t *testing.T) {
 	}{
 		"success":  {folder("SUCCESS"), nil, "decision   SUCCESS\ncut        195 KiB\nthe app would get:\nX-Oz-Decision: SUCCESS\nX-Oz-Folder-Id: f-1\n\"media\"", "image_b64"},
 		"declined": {folder("DECLINED"), nil, "decision   DECLINED\nX-Oz-Decision: DECLINED", "X-Oz-Decision: SUCCESS"},
-		"config":   {folder("SUCCESS"), []string{"--config", config}, "decision   FAILED\nreason     analysis_missing\nnot looked at: require meta_data.transaction_id\nthe app would get:", `"media"`},
+		"config":   {folder("SUCCESS"), []string{"--config", config}, "decision   FAILED\nreason     analysis_missing\nnot checked: require meta_data.transaction_id\nthe app would get:", `"media"`},
 		"invalid":  {`{"error_code":14,"error_message":"Invalid request data"}`, []string{"--status", "400"}, "decision   INVALID\nreason     container\nthe client would get 400:\n\"error_code\":14", "the app"},
-		"cut":      {folder("SUCCESS")[:1000], nil, "decision   UNAVAILABLE\nreason     malformed_answer\nbecause\nthe client would get 502:", "the app would"},
+		"cut":      {folder("SUCCESS")[:1000], nil, "decision   UNAVAILABLE\nreason     malformed_answer\nerror\nthe client would get 502:", "the app would"},
 		"passed":   {`nonsense`, []string{"--config", config}, "decision   UNAVAILABLE\nthe app would get:\nX-Oz-Decision: UNAVAILABLE", "SUCCESS"},
 		"doubled":  {strings.Replace(folder("DECLINED"), `"media"`, `"system_resolution":"SUCCESS","media"`, 1), nil, "decision   UNAVAILABLE\nreason     malformed_answer", "X-Oz"},
 	} {
@@ -284,6 +395,16 @@ func TestExplain(t *testing.T) {
 	}
 	if got := runCaddy(t, "", nil, "oz-instant", "explain", "/not/there"); got.Exit == 0 {
 		t.Errorf("without a file: %s", got.Out)
+	}
+	got := runCaddy(t, folder("SUCCESS"), nil, "oz-instant", "explain", "-", "--json", "--config", config)
+	block := gjson.Get(got.Out, "blocks.0")
+	if got.Exit != 0 || !gjson.Valid(got.Out) || block.Get("decision").Str != "FAILED" || block.Get("reason").Str != "analysis_missing" || block.Get("cut_bytes").Int() < 200_000 ||
+		block.Get("app.header.X-Oz-Reason").Str != "analysis_missing" || block.Get("app.body.folder_id").Str != "f-1" || block.Get("app.body.media").Exists() {
+		t.Errorf("exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+	got = runCaddy(t, `{"error_code":14}`, nil, "oz-instant", "explain", "-", "--json", "--status", "400")
+	if block := gjson.Get(got.Out, "blocks.0"); got.Exit != 0 || block.Get("client.status").Int() != 400 || block.Get("client.problem.error_code").Int() != 14 || block.Get("app").Exists() {
+		t.Errorf("exit %d\n%s%s", got.Exit, got.Out, got.Err)
 	}
 }
 

@@ -16,7 +16,7 @@ func TestDecisionErrorRoutes(t *testing.T) {
 	oz_instant /verify {$OZ}
 	reverse_proxy {$APP}
 `
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 http://all.test:{$HTTP_PORT} {`+site+`
 	handle_errors {
 		respond "all {err.status_code} {err.message} {http.oz_instant.decision} {http.oz_instant.reason} {http.oz_instant.error_code}" {err.status_code}
@@ -44,9 +44,9 @@ http://proxy.test:{$HTTP_PORT} {`+site+`
 http://none.test:{$HTTP_PORT} {`+site+`
 }`)
 	c := x.client(t, "h1")
-	post := func(t *testing.T, host, fault string) judged {
+	post := func(t *testing.T, host, fault string) observed {
 		x.oz.fault(t, fault)
-		return x.judge(t, func() answer {
+		return x.observe(t, func() answer {
 			return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{}), "Host", host, "X-Oz-Decision", "SUCCESS")
 		})
 	}
@@ -64,7 +64,7 @@ http://none.test:{$HTTP_PORT} {`+site+`
 			t.Errorf("got %d %v %s", j.answer.Status, j.answer.Header, j.answer.Body)
 		}
 	})
-	t.Run("a refusal at the door", func(t *testing.T) {
+	t.Run("a refused request", func(t *testing.T) {
 		a := c.post(t, "/verify", []byte("{}"), "Host", "all.test", "Content-Type", "application/json")
 		if a.Status != 415 || !strings.HasPrefix(string(a.Body), "all 415 ") || a.Header.Get("Accept") == "" {
 			t.Errorf("got %d %v %s", a.Status, a.Header, a.Body)

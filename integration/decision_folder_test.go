@@ -37,7 +37,7 @@ const decisionSite = `
 	reverse_proxy {$APP}
 }`
 
-// decisionCase is a capsule, what goes wrong with it, and what has to come of it.
+// decisionCase is a capsule, what goes wrong with it, and what must come of it.
 type decisionCase struct {
 	name, fault string
 	path        string // default /verify
@@ -46,7 +46,7 @@ type decisionCase struct {
 }
 
 // run brings each case's capsule through the site, one after the other.
-func (x *trio) run(t *testing.T, cases []decisionCase) {
+func (x *chain) run(t *testing.T, cases []decisionCase) {
 	t.Helper()
 	c := x.client(t, "h1")
 	for _, test := range cases {
@@ -59,7 +59,7 @@ func (x *trio) run(t *testing.T, cases []decisionCase) {
 			x.oz.quiet(t)
 			x.oz.Forget()
 			capsule := x.oz.Capsule(test.spec)
-			j := x.judge(t, func() answer { return c.post(t, test.path, capsule) })
+			j := x.observe(t, func() answer { return c.post(t, test.path, capsule) })
 			test.want.assert(t, j, test.spec.EventSession)
 			if requests := x.oz.Requests(); len(requests) > 1 {
 				t.Errorf("Oz got %d requests, want 1", len(requests))
@@ -72,7 +72,7 @@ func (x *trio) run(t *testing.T, cases []decisionCase) {
 // other one tells the app, or the client, something else, whatever else the folder says.
 func TestDecisionByFolder(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{BestShotSize: 20_000}, decisionSite)
+	x := startChain(t, sandbox.Options{BestShotSize: 20_000}, decisionSite)
 	declined := verdict{decision: "DECLINED", status: "FINISHED", system: "DECLINED", quality: "SUCCESS"}
 	missing := func(quality string) verdict { return failed("analysis_missing", "FINISHED", "SUCCESS", quality) }
 	unknown := func(status, system string) verdict { return failed("status_unknown", status, system, "SUCCESS") }
@@ -146,7 +146,7 @@ func TestDecisionByFolder(t *testing.T) {
 
 		{name: "6 unknown word", fault: "word:APPROVED", want: unknown("FINISHED", "APPROVED")},
 		{name: "6 lower case", fault: "word:success", want: unknown("FINISHED", "success")},
-		{name: "6 a space behind", fault: "word:SUCCESS ", want: unknown("FINISHED", "")},
+		{name: "6 a space after it", fault: "word:SUCCESS ", want: unknown("FINISHED", "")},
 		{name: "6 unknown status", fault: "resolution:DONE", want: unknown("DONE", "SUCCESS")},
 		{name: "6 not finished", fault: "resolution:PROCESSING", want: unknown("PROCESSING", "SUCCESS")},
 		{name: "6 processing", fault: "processing", want: failed("status_unknown", "PROCESSING", "PROCESSING", "PROCESSING")},

@@ -14,7 +14,7 @@ import (
 // TestDecisionWhenTheConnectionIsLost is about row 16: something of the capsule was taken and no answer came.
 func TestDecisionWhenTheConnectionIsLost(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	lost := unavailable("connection_lost", 502)
 	large := sandbox.CapsuleSpec{PayloadSize: 4 << 20}
 	x.run(t, []decisionCase{
@@ -39,10 +39,10 @@ func TestDecisionWhenOzClosesOnAccept(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(sb.Close)
 	app := newRawApp(t)
-	x := &trio{startCaddy(t, decisionSite, withEnv("OZ", server.URL), withEnv("APP", app.Addr)), nil, app}
+	x := &chain{startCaddy(t, decisionSite, withEnv("OZ", server.URL), withEnv("APP", app.Addr)), nil, app}
 	c := x.client(t, "h1")
 	for range 5 {
-		j := x.judge(t, func() answer { return c.post(t, "/verify", sb.Capsule(sandbox.CapsuleSpec{PayloadSize: 1 << 20})) })
+		j := x.observe(t, func() answer { return c.post(t, "/verify", sb.Capsule(sandbox.CapsuleSpec{PayloadSize: 1 << 20})) })
 		want := unavailable("connection_lost", 502)
 		if len(j.decided) == 1 && j.decided[0].Get("reason").Str == "unreachable" {
 			want = unavailable("unreachable", 502)
@@ -72,7 +72,7 @@ func TestDecisionWhenTheAnswerIsNoHTTP(t *testing.T) {
 		}
 	}()
 	app := newRawApp(t)
-	x := &trio{startCaddy(t, decisionSite, withEnv("OZ", "http://"+listener.Addr().String()), withEnv("APP", app.Addr)), nil, app}
+	x := &chain{startCaddy(t, decisionSite, withEnv("OZ", "http://"+listener.Addr().String()), withEnv("APP", app.Addr)), nil, app}
 	c := x.client(t, "h1")
 	const folder = `{"resolution_status":"FINISHED","system_resolution":"SUCCESS"}` // enough for /none
 	for name, text := range map[string]string{
@@ -87,7 +87,7 @@ func TestDecisionWhenTheAnswerIsNoHTTP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			answers <- text
-			j := x.judge(t, func() answer { return c.post(t, "/none", []byte("capsule")) })
+			j := x.observe(t, func() answer { return c.post(t, "/none", []byte("capsule")) })
 			want := unavailable("connection_lost", 502)
 			if len(j.decided) == 1 && j.decided[0].Get("reason").Str == "malformed_answer" {
 				want = malformed
@@ -103,7 +103,7 @@ func TestDecisionWhenTheAnswerIsNoHTTP(t *testing.T) {
 // TestDecisionWhenOzIsSlow is about row 17, however Oz is slow. The client gets its 504 and does not wait for Oz.
 func TestDecisionWhenOzIsSlow(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	late := unavailable("timeout", 504)
 	large := sandbox.CapsuleSpec{PayloadSize: 24 << 20} // more than the sockets hold
 	x.run(t, []decisionCase{
@@ -143,7 +143,7 @@ func TestDecisionWhenOzIsOutOfReach(t *testing.T) {
 	reverse_proxy {$APP}
 }`, withEnv("DEAD", deadAddress(t)), withEnv("DEAD2", deadAddress(t)), withEnv("SILENT", plain.Addr().String()),
 		withEnv("TLS", tlsOz.Listener.Addr().String()), withEnv("OZ_ADDR", oz.Addr), withEnv("APP", app.Addr))
-	x := &trio{p, oz, app}
+	x := &chain{p, oz, app}
 	c := x.client(t, "h1")
 	for _, test := range []struct {
 		path string
@@ -153,7 +153,7 @@ func TestDecisionWhenOzIsOutOfReach(t *testing.T) {
 		{"/down", 502}, {"/down", 503}, // now it is marked
 	} {
 		t.Run(test.path[1:], func(t *testing.T) {
-			j := x.judge(t, func() answer { return c.post(t, test.path, make([]byte, 300_000)) })
+			j := x.observe(t, func() answer { return c.post(t, test.path, make([]byte, 300_000)) })
 			unavailable("unreachable", test.http).assert(t, j, "")
 		})
 	}

@@ -13,7 +13,7 @@ var malformed = unavailable("malformed_answer", 502)
 // every reader reads alike. All of these stand over a capsule that Oz finds good, and most of them say SUCCESS somewhere.
 func TestDecisionByMalformedAnswer(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	var cases []decisionCase
 	for _, fault := range []string{
 		"html:200", "html:201", "array", "empty-body", "truncated", "truncated:1", "truncated:4000", "gzip",
@@ -47,7 +47,7 @@ func TestDecisionByExactDocument(t *testing.T) {
 	t.Parallel()
 	oz, app := newRawApp(t), newRawApp(t)
 	p := startCaddy(t, decisionSite, withEnv("OZ", "http://"+oz.Addr), withEnv("APP", app.Addr))
-	x := &trio{p, nil, app}
+	x := &chain{p, nil, app}
 	c := x.client(t, "h1")
 
 	folder := func(analyses string) string {
@@ -85,11 +85,11 @@ func TestDecisionByExactDocument(t *testing.T) {
 		{"a comma too many", "/none", folder(`[],`), malformed},
 		{"single quotes", "/none", `{'resolution_status':'FINISHED','system_resolution':'SUCCESS'}`, malformed},
 		{"UTF-16", "/none", utf16(folder(`[]`)), malformed},
-		{"a name twice behind an image", "/none", `{"system_resolution":"DECLINED","resolution_status":"FINISHED","analyses":[{"results_media":[{"output_images":[{"image_b64":"x"}]}]}],"system_resolution":"SUCCESS"}`, malformed},
+		{"a name twice after an image", "/none", `{"system_resolution":"DECLINED","resolution_status":"FINISHED","analyses":[{"results_media":[{"output_images":[{"image_b64":"x"}]}]}],"system_resolution":"SUCCESS"}`, malformed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			oz.Answer(func(rawRequest) string { return rawAnswer("201 Created", test.doc) })
-			j := x.judge(t, func() answer { return c.post(t, test.path, []byte("capsule")) })
+			j := x.observe(t, func() answer { return c.post(t, test.path, []byte("capsule")) })
 			test.want.assert(t, j, "")
 			if len(j.app) > 0 && !bytes.Equal(j.app[0].Body, []byte(test.doc)) {
 				t.Errorf("the app's body is %s, want it as it was: %s", j.app[0].Body, test.doc)

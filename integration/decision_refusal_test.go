@@ -26,7 +26,7 @@ func unexpected(code string) verdict {
 // app is not called. A 400 that is not exactly Oz's object with one of five codes is no word about the capsule: row 13.
 func TestDecisionByContainerError(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	var cases []decisionCase
 	for damage, code := range sandbox.Damages() {
 		if damage != sandbox.DamageEmpty { // refused before Oz is asked
@@ -63,7 +63,7 @@ func TestDecisionByContainerError(t *testing.T) {
 	// Only Oz can know that a body of unknown length is empty.
 	t.Run("8 an empty capsule of unknown length", func(t *testing.T) {
 		x.oz.fault(t, "")
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			conn := x.dialRaw(t)
 			conn.sendHead(t, postHead("/verify", -1)...)
 			conn.send(t, "0\r\n\r\n")
@@ -77,7 +77,7 @@ func TestDecisionByContainerError(t *testing.T) {
 // redirect is followed: at the place where the sandbox's lead stands a folder that says SUCCESS.
 func TestDecisionByStatus(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	coded := func(v verdict, code string) verdict {
 		v.code = code
 		return v
@@ -123,15 +123,15 @@ func TestDecisionByStatus(t *testing.T) {
 		const date = "Fri, 31 Dec 2100 23:59:59 GMT"
 		x.oz.SetFault(sandbox.Fault{Kind: "status", Status: 503, RetryAfter: date})
 		c := x.client(t, "h1")
-		busy(date, "11").assert(t, x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) }), "")
+		busy(date, "11").assert(t, x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) }), "")
 	})
 }
 
 // TestDecisionWhenOzRefusesUnread is about Oz, or a server in front of it, that answers by the header alone while the capsule
-// is still coming: its word has to arrive although writing to it fails.
+// is still coming: its word must arrive although writing to it fails.
 func TestDecisionWhenOzRefusesUnread(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{MaxCapsule: 1 << 20, AccessToken: "wanted-by-oz"}, `
+	x := startChain(t, sandbox.Options{MaxCapsule: 1 << 20, AccessToken: "wanted-by-oz"}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ}
@@ -146,7 +146,7 @@ func TestDecisionWhenOzRefusesUnread(t *testing.T) {
 		x.eachProtocol(t, func(t *testing.T, c *client) {
 			capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 6 << 20})
 			for range 5 {
-				want.assert(t, x.judge(t, func() answer { return c.post(t, path, capsule) }), "")
+				want.assert(t, x.observe(t, func() answer { return c.post(t, path, capsule) }), "")
 			}
 		})
 	}
@@ -156,7 +156,7 @@ func TestDecisionWhenOzRefusesUnread(t *testing.T) {
 // single case the client sees it, whether its own upload is still going on or not.
 func TestDecisionEarlyRefusal(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	x.oz.fault(t, "early:400")
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for i := range 24 {
@@ -165,7 +165,7 @@ func TestDecisionEarlyRefusal(t *testing.T) {
 			if i%2 == 1 {
 				req.ContentLength = -1
 			}
-			container(14).assert(t, x.judge(t, func() answer { return c.do(t, req) }), "")
+			container(14).assert(t, x.observe(t, func() answer { return c.do(t, req) }), "")
 		}
 	})
 	t.Run("while the client waits", func(t *testing.T) {
@@ -181,7 +181,7 @@ func TestDecisionEarlyRefusal(t *testing.T) {
 // client holds the last byte back, so that there is no doubt.
 func TestDecisionEarlyFolder(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, decisionSite)
+	x := startChain(t, sandbox.Options{}, decisionSite)
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 400_000})
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, fault := range []string{"early:201", "early:200", "early:201,bytes=400000"} {
@@ -191,7 +191,7 @@ func TestDecisionEarlyFolder(t *testing.T) {
 				go hold.Write(capsule[:len(capsule)-1]) // fails when the request is over
 				req := c.postRequest(t, "/verify", body)
 				req.ContentLength = length
-				unexpected("").assert(t, x.judge(t, func() answer { return c.do(t, req) }), "")
+				unexpected("").assert(t, x.observe(t, func() answer { return c.do(t, req) }), "")
 				body.Close()
 			}
 		}

@@ -14,14 +14,14 @@ const placeholdersInBraces = `[{http.oz_instant.decision}|{http.oz_instant.reaso
 	`{http.oz_instant.event_session_id}|{http.oz_instant.error_code}|{http.oz_instant.quality}|{http.oz_instant.biometry}|` +
 	`{http.oz_instant.capsule_bytes}|{http.oz_instant.oz_ms}]`
 
-// emptyPlaceholders is what that comes to on a request that was not judged.
+// emptyPlaceholders is what that comes to on a request that is undecided.
 const emptyPlaceholders = "[||||||||]"
 
 // TestDecisionPass promises that an app that asks for INVALID and UNAVAILABLE gets them: the decision in the headers, nothing that
 // says SUCCESS, and the problem document that the client would have had as its body. What it did not ask for stays a refusal.
 func TestDecisionPass(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /both {$OZ} {
@@ -47,7 +47,7 @@ func TestDecisionPass(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			x.oz.fault(t, test.fault)
-			j := x.judge(t, func() answer { return c.post(t, test.path, x.oz.Capsule(sandbox.CapsuleSpec{})) })
+			j := x.observe(t, func() answer { return c.post(t, test.path, x.oz.Capsule(sandbox.CapsuleSpec{})) })
 			if len(j.app) != 1 {
 				t.Fatalf("the app was not called; the client got %d %s", j.answer.Status, j.answer.Body)
 			}
@@ -64,7 +64,7 @@ func TestDecisionPass(t *testing.T) {
 	}
 	t.Run("not asked for", func(t *testing.T) {
 		x.oz.fault(t, "status:413")
-		j := x.judge(t, func() answer { return c.post(t, "/invalid", x.oz.Capsule(sandbox.CapsuleSpec{})) })
+		j := x.observe(t, func() answer { return c.post(t, "/invalid", x.oz.Capsule(sandbox.CapsuleSpec{})) })
 		unavailable("too_large_for_oz", 502).assert(t, j, "")
 	})
 }
@@ -73,7 +73,7 @@ func TestDecisionPass(t *testing.T) {
 // its routes know the placeholders, and that a request that falls through them goes on to the app with what they set.
 func TestDecisionRoutes(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -98,10 +98,10 @@ func TestDecisionRoutes(t *testing.T) {
 	reverse_proxy {$APP}
 }`)
 	c := x.client(t, "h1")
-	post := func(t *testing.T, fault, outcome string, fields ...string) judged {
+	post := func(t *testing.T, fault, outcome string, fields ...string) observed {
 		x.oz.fault(t, fault)
 		spec := sandbox.CapsuleSpec{Outcome: outcome, EventSession: "s"}
-		return x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(spec), fields...) })
+		return x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(spec), fields...) })
 	}
 	t.Run("SUCCESS falls through", func(t *testing.T) {
 		j := post(t, "", "")
@@ -156,7 +156,7 @@ func TestDecisionRoutes(t *testing.T) {
 	})
 }
 
-// TestDecisionPlaceholders promises that on requests that were not judged the placeholders are empty and not literal text.
+// TestDecisionPlaceholders promises that on undecided requests the placeholders are empty and not literal text.
 func TestDecisionPlaceholders(t *testing.T) {
 	t.Parallel()
 	p := startCaddy(t, `

@@ -31,7 +31,7 @@ func TestExampleShowsEveryOption(t *testing.T) {
 		}
 	}
 	for _, option := range []string{
-		"base_path", "access_token", "credentials", "biometry", "capacity", "max_capsule", "max_answer", "upload_timeout", "timeout", "best_shot", "strip", "analyses",
+		"base_path", "access_token", "credentials", "biometry", "capacity", "max_capsule", "max_header", "max_answer", "upload_timeout", "timeout", "best_shot", "strip", "analyses",
 		"require", "pass", "handle_decision", "client_gone",
 	} {
 		if !strings.Contains(string(text), "\n\t\t#"+option+" ") {

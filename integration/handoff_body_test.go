@@ -14,7 +14,7 @@ import (
 func TestHandoffBody(t *testing.T) {
 	t.Parallel()
 	oz, app := newRawApp(t), newRawApp(t)
-	x := &trio{startCaddy(t, smokeSite, withEnv("OZ", "http://"+oz.Addr), withEnv("APP", app.Addr)), nil, app}
+	x := &chain{startCaddy(t, smokeSite, withEnv("OZ", "http://"+oz.Addr), withEnv("APP", app.Addr)), nil, app}
 	c := x.client(t, "h1")
 
 	image := strings.Repeat("QUJD", 100_000)
@@ -35,7 +35,7 @@ func TestHandoffBody(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			oz.Answer(func(rawRequest) string { return rawAnswer("201 Created", head+test.images+tail) })
-			j := x.judge(t, func() answer { return c.post(t, "/verify", []byte("capsule")) })
+			j := x.observe(t, func() answer { return c.post(t, "/verify", []byte("capsule")) })
 			if len(j.app) != 1 {
 				t.Fatalf("the app was not called; the client got %d %s", j.answer.Status, j.answer.Body)
 			}
@@ -50,7 +50,7 @@ func TestHandoffBody(t *testing.T) {
 // however Oz spells the names, and nothing else. The decision and the headers do not depend on either.
 func TestHandoffKeepAndStrip(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{BestShotSize: 400_000}, `
+	x := startChain(t, sandbox.Options{BestShotSize: 400_000}, `
 {$SITE} {
 	log
 	oz_instant /keep {$OZ} {
@@ -66,7 +66,7 @@ func TestHandoffKeepAndStrip(t *testing.T) {
 	const image = "analyses.0.results_media.0.output_images.0.image_b64"
 
 	t.Run("keep", func(t *testing.T) {
-		j := x.judge(t, func() answer { return c.post(t, "/keep", x.oz.Capsule(spec)) })
+		j := x.observe(t, func() answer { return c.post(t, "/keep", x.oz.Capsule(spec)) })
 		accepted.assertSight(t, j)
 		if n := len(gjson.GetBytes(j.app[0].Body, image).Str); n != 400_000 {
 			t.Errorf("the best shot has %d characters", n)
@@ -78,7 +78,7 @@ func TestHandoffKeepAndStrip(t *testing.T) {
 	for _, fault := range []string{"", "escaped-names", "extra"} {
 		t.Run("strip "+fault, func(t *testing.T) {
 			x.oz.fault(t, fault)
-			j := x.judge(t, func() answer { return c.post(t, "/strip", x.oz.Capsule(spec)) })
+			j := x.observe(t, func() answer { return c.post(t, "/strip", x.oz.Capsule(spec)) })
 			accepted.assert(t, j, "s")
 			body := unescapeNames(string(j.app[0].Body))
 			for _, path := range []string{"folder_id", "media.0.original_name", "media.2.original_name", "analyses.0.source_media", "analyses.0.state", "meta_data.event_session_id", image} {
@@ -102,7 +102,7 @@ func TestHandoffKeepAndStrip(t *testing.T) {
 // folder carries and no empty value may make a requirement hold.
 func TestHandoffRequire(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /cookie {$OZ} {
@@ -150,7 +150,7 @@ func TestHandoffRequire(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			x.oz.fault(t, test.fault)
-			j := x.judge(t, func() answer { return c.post(t, test.path, x.oz.Capsule(test.spec), test.fields...) })
+			j := x.observe(t, func() answer { return c.post(t, test.path, x.oz.Capsule(test.spec), test.fields...) })
 			want := accepted
 			if !test.holds {
 				want = verdict{decision: "INVALID", reason: "binding", http: 403}
@@ -162,7 +162,7 @@ func TestHandoffRequire(t *testing.T) {
 	// Passed on, somebody else's folder lends this request none of its words.
 	t.Run("passed", func(t *testing.T) {
 		x.oz.fault(t, "")
-		j := x.judge(t, func() answer { return c.post(t, "/passed", x.oz.Capsule(made("order-1", 1))) })
+		j := x.observe(t, func() answer { return c.post(t, "/passed", x.oz.Capsule(made("order-1", 1))) })
 		r := j.app[0]
 		if r.Value("X-Oz-Decision") != "INVALID" || r.Value("X-Oz-Reason") != "binding" || r.Value("Content-Type") != "application/problem+json" {
 			t.Errorf("the app got:\n%s\n%s", r.Raw(), r.Body)

@@ -8,7 +8,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// What the client says besides the capsule: first what the app has to get as it was, then what described the capsule.
+// What the client says besides the capsule: first what the app must get as it was, then what described the capsule.
 var (
 	keptFields = []string{
 		"Cookie", "session=s%3D1; transaction=order-1", "Authorization", "Bearer user-token", "Accept-Language", "de, en;q=0.5",
@@ -26,7 +26,7 @@ const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 // the folder in place of the capsule and nothing left that describes the capsule.
 func TestHandoffRequest(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, smokeSite)
+	x := startChain(t, sandbox.Options{}, smokeSite)
 	const target = "/verify?a=b&a=c%2Fd&;x=%00&e"
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, length := range []string{"known", "unknown"} {
@@ -72,7 +72,7 @@ func assertKept(t testing.TB, r rawRequest) {
 // wanted, and neither it nor an announced trailer goes on to the app. The connection then serves another capsule.
 func TestHandoffExpectAndTrailer(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, smokeSite)
+	x := startChain(t, sandbox.Options{}, smokeSite)
 	conn := x.dialRaw(t)
 	for range 2 {
 		x.app.Forget()
@@ -99,7 +99,7 @@ func TestHandoffExpectAndTrailer(t *testing.T) {
 // TestHandoffFromBrowser sends a capsule as a page does with fetch: the fields are Chrome's.
 func TestHandoffFromBrowser(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{BestShotSize: 400_000}, smokeSite)
+	x := startChain(t, sandbox.Options{BestShotSize: 400_000}, smokeSite)
 	chrome := []string{
 		"Sec-Ch-Ua-Platform", `"Android"`, "User-Agent", "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36",
 		"Sec-Ch-Ua", `"Chromium";v="140", "Not=A?Brand";v="24", "Google Chrome";v="140"`, "Sec-Ch-Ua-Mobile", "?1", "Accept", "*/*",
@@ -110,7 +110,7 @@ func TestHandoffFromBrowser(t *testing.T) {
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for range 3 { // on one connection
 			capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 2 << 20, EventSession: "from-chrome"})
-			j := x.judge(t, func() answer { return c.post(t, "/verify", capsule, chrome...) })
+			j := x.observe(t, func() answer { return c.post(t, "/verify", capsule, chrome...) })
 			accepted.assert(t, j, "from-chrome")
 			for i := 0; i < len(chrome); i += 2 {
 				if got := j.app[0].Value(chrome[i]); got != chrome[i+1] {

@@ -18,7 +18,7 @@ func TestHandoffSecrets(t *testing.T) {
 	t.Parallel()
 	const token = "canary-access-token-0123456789"
 	payload := []byte("canary \x00\xff of a capsule, in plain sight")
-	x := startTrio(t, sandbox.Options{AccessToken: token}, `
+	x := startChain(t, sandbox.Options{AccessToken: token}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -40,12 +40,12 @@ func TestHandoffSecrets(t *testing.T) {
 }`, withEnv("OZ_TOKEN", token), withEnv("WRONG_TOKEN", "wrong-"+token), withEnv("DEAD", "http://"+deadAddress(t)))
 	c := x.client(t, "h1")
 	var secrets [][]byte
-	post := func(path, fault string) judged {
+	post := func(path, fault string) observed {
 		x.oz.fault(t, fault)
 		session := x.oz.NewToken()
 		secrets = append(secrets, []byte(session))
 		capsule := x.oz.Capsule(sandbox.CapsuleSpec{SessionToken: session, Payload: payload, EventSession: "s"})
-		return x.judge(t, func() answer { return c.post(t, path, capsule, "X-Forensic-Access-Token", "of-the-client") })
+		return x.observe(t, func() answer { return c.post(t, path, capsule, "X-Forensic-Access-Token", "of-the-client") })
 	}
 
 	j := post("/verify", "")
@@ -77,7 +77,7 @@ func TestHandoffSecrets(t *testing.T) {
 // TestHandoffTokenFromFile promises that a token may come from a file, its line end left out.
 func TestHandoffTokenFromFile(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AccessToken: "token-of-the-file"}, `
+	x := startChain(t, sandbox.Options{AccessToken: "token-of-the-file"}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -86,7 +86,7 @@ func TestHandoffTokenFromFile(t *testing.T) {
 	reverse_proxy {$APP}
 }`, withEnv("TOKEN_FILE", tokenFile(t, "token-of-the-file\n")))
 	c := x.client(t, "h1")
-	accepted.assert(t, x.judge(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) }), "s")
+	accepted.assert(t, x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})) }), "s")
 	x.assertNoCanary(t, []byte("token-of-the-file"))
 }
 

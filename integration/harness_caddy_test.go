@@ -42,7 +42,7 @@ func withEnv(name, value string) caddyOption {
 //	{$HTTP_PORT} {$HTTPS_PORT}  the two ports, for sites of another form
 //	{$TLS_CERT} {$TLS_KEY}      files for tls directives; clients made by this package trust them
 //
-// and what withEnv adds. Logs are at debug level. When the test ends Caddy has to end by itself, with status 0, and its log may
+// and what withEnv adds. Logs are at debug level. When the test ends Caddy must end by itself, with status 0, and its log may
 // hold no panic and no data race.
 func startCaddy(t testing.TB, caddyfile string, opts ...caddyOption) *caddyProc {
 	t.Helper()

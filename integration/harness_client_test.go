@@ -30,7 +30,7 @@ type answer struct {
 	Trailer http.Header
 }
 
-// client makes a client for one of protocols. The site has to be on {$SITE}.
+// client makes a client for one of protocols. The site must be on {$SITE}.
 func (p *caddyProc) client(t testing.TB, proto string) *client {
 	t.Helper()
 	trust := &tls.Config{RootCAs: p.cert.pool, ServerName: "localhost"}

@@ -18,7 +18,7 @@ type curlResult struct {
 // curl runs curl as a user would type it, less its progress meter and the machine's settings.
 func curl(t testing.TB, args ...string) curlResult {
 	t.Helper()
-	// -q has to come first: no ~/.curlrc.
+	// -q must come first: no ~/.curlrc.
 	args = append([]string{"-q", "-sS", "--noproxy", "*", "--max-time", "30"}, args...)
 	cmd := exec.CommandContext(t.Context(), program(t, "curl"), args...)
 	var stdout, stderr bytes.Buffer
@@ -31,7 +31,7 @@ func curl(t testing.TB, args ...string) curlResult {
 	return result
 }
 
-// mustCurl is curl for calls that have to work; it returns what curl wrote.
+// mustCurl is curl for calls that must work; it returns what curl wrote.
 func mustCurl(t testing.TB, args ...string) string {
 	t.Helper()
 	result := curl(t, args...)

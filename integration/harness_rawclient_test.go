@@ -77,6 +77,13 @@ func (c *rawConn) read(t testing.TB, method string) answer {
 	return a
 }
 
+// readLast reads an answer and leaves: else the gateway would wait a moment for the rest of the body.
+func (c *rawConn) readLast(t testing.TB, method string) answer {
+	t.Helper()
+	defer c.Close()
+	return c.read(t, method)
+}
+
 // tryRead is read for answers that may not come.
 func (c *rawConn) tryRead(method string) (answer, error) {
 	resp, err := http.ReadResponse(c.in, &http.Request{Method: method})

@@ -20,7 +20,7 @@ import (
 type rawH2 struct {
 	*http2.Framer
 	conn net.Conn
-	out  *bytes.Buffer // field blocks under way
+	out  *bytes.Buffer // a field block in progress
 	enc  *hpack.Encoder
 }
 

@@ -36,7 +36,7 @@ func serveSandbox(t testing.TB, l net.Listener, options sandbox.Options) *ozServ
 	server.Config.Protocols.SetHTTP1(true)
 	server.Config.Protocols.SetUnencryptedHTTP2(true)
 	server.Start()
-	t.Cleanup(server.Close) // waits for what is under way, which the sandbox lets go of first
+	t.Cleanup(server.Close) // waits for what is in progress, which the sandbox lets go of first
 	t.Cleanup(sb.Close)
 	return &ozServer{Sandbox: sb, Addr: server.Listener.Addr().String(), URL: server.URL}
 }

@@ -217,7 +217,7 @@ func TestHarnessKnowsTrouble(t *testing.T) {
 	}
 }
 
-// raceBetween is a report of the race detector, and a race of another kind behind it is another report.
+// raceBetween is a report of the race detector, and a race of another kind after it is another report.
 func raceBetween(calls ...string) string {
 	return "==================\nWARNING: DATA RACE\n" + strings.Join(calls, "\n") + "\n==================\n"
 }

@@ -14,17 +14,17 @@ import (
 // analysisTime is long enough for a client to have left, for all to see, before Oz has done its work.
 const analysisTime = 400 * time.Millisecond
 
-// TestLeaveDuringAnalysis promises that a capsule that is whole is judged with client_gone finish, which is the default, although
+// TestLeaveDuringAnalysis promises that a capsule that is whole is analysed with client_gone finish, which is the default, although
 // nobody waits any more: the app gets the decision, once. The analysis is paid for and its token spent.
 func TestLeaveDuringAnalysis(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
 	for name, begin := range leavers {
 		t.Run(name, func(t *testing.T) {
 			x.oz.quiet(t)
 			x.oz.Forget()
 			capsule := x.capsuleOf(t, "s")
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				client := begin(t, x.caddyProc, "/finish", len(capsule))
 				client.send(capsule)
 				client.end()
@@ -51,19 +51,19 @@ func TestLeaveDuringAnalysis(t *testing.T) {
 // TestLeaveDuringAnalysisCancels promises the opposite with client_gone cancel: then everything ends at once.
 func TestLeaveDuringAnalysisCancels(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, leaveSite)
+	x := startChain(t, sandbox.Options{}, leaveSite)
 	x.oz.fault(t, "hang")
 	for name, begin := range leavers {
 		t.Run(name, func(t *testing.T) {
 			x.leaveAfter(t, "/cancel", func(path string) leaver {
-				client := begin(t, x.caddyProc, path, 10_000)
+				client := begin(t, x.caddyProc, path, 40_000)
 				send := client.send
 				client.send = func(data []byte) {
 					send(data)
 					client.end()
 				}
 				return client
-			}, make([]byte, 10_000))
+			}, make([]byte, 40_000))
 		})
 	}
 }
@@ -99,7 +99,7 @@ func newWorkingApp(t testing.TB) *workingApp {
 func TestLeaveWhileTheAppWorks(t *testing.T) {
 	t.Parallel()
 	oz, app := startSandbox(t, sandbox.Options{}), newWorkingApp(t)
-	x := &trio{startCaddy(t, leaveSite, withEnv("OZ", oz.URL), withEnv("APP", app.Addr)), oz, nil}
+	x := &chain{startCaddy(t, leaveSite, withEnv("OZ", oz.URL), withEnv("APP", app.Addr)), oz, nil}
 	for name, begin := range leavers {
 		for _, path := range []string{"/finish", "/cancel"} {
 			t.Run(name+path, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestLeaveWhileTheAppWorks(t *testing.T) {
 // cancel, or before the capsule is whole, there is none to get.
 func TestLeaveHalfway(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
 	begin := func(t *testing.T, path string, size int, part []byte) *rawConn {
 		conn := x.dialRaw(t)
 		conn.sendHead(t, postHead(path, size)...)
@@ -133,7 +133,7 @@ func TestLeaveHalfway(t *testing.T) {
 	}
 	t.Run("finish", func(t *testing.T) {
 		x.oz.Forget()
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			capsule := x.capsuleOf(t, "s")
 			conn := begin(t, "/finish", len(capsule), capsule)
 			a := conn.read(t, "POST")
@@ -143,8 +143,12 @@ func TestLeaveHalfway(t *testing.T) {
 		accepted.assert(t, j, "s")
 	})
 	for _, path := range []string{"/cancel", "/finish"} {
-		t.Run("in the middle of the upload, "+path, func(t *testing.T) {
+		t.Run("before Oz has heard of it, "+path, func(t *testing.T) {
 			x.leaveHalfway(t, func() *rawConn { return begin(t, path, 10_000, make([]byte, 5_000)) })
+			x.assertNoWholeCapsule(t, 0)
+		})
+		t.Run("in the middle of the upload, "+path, func(t *testing.T) {
+			x.leaveHalfway(t, func() *rawConn { return begin(t, path, 80_000, make([]byte, 40_000)) })
 		})
 	}
 	t.Run("cancel", func(t *testing.T) {
@@ -156,7 +160,7 @@ func TestLeaveHalfway(t *testing.T) {
 }
 
 // leaveHalfway fails the test unless the client gets nothing for what it did not wait for.
-func (x *trio) leaveHalfway(t *testing.T, begin func() *rawConn) {
+func (x *chain) leaveHalfway(t *testing.T, begin func() *rawConn) {
 	t.Helper()
 	x.leave(t, func() time.Time {
 		conn := begin()

@@ -19,7 +19,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
-// caddyBinary is the Caddy under test. It has to be there before the first test.
+// caddyBinary is the Caddy under test. It must be there before the first test.
 var caddyBinary string
 
 func TestMain(m *testing.M) {
@@ -28,15 +28,21 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// testsAtOnce is how many parallel tests run at once. Go takes the number of CPUs, but most tests here wait for a clock.
-const testsAtOnce = 8
+// testsAtOnce returns how many parallel tests run at once. Go takes the number of CPUs, but most tests here wait for a clock. With
+// the race detector they need more of the CPU.
+func testsAtOnce() int {
+	if raceEnabled {
+		return 4
+	}
+	return 16
+}
 
-// runMoreAtOnce sets -parallel, unless the command line does. With the race detector tests need all of the CPU that they can get.
+// runMoreAtOnce sets -parallel, unless the command line does.
 func runMoreAtOnce() {
-	given := raceEnabled
+	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		flag.Set("test.parallel", strconv.Itoa(testsAtOnce))
+		flag.Set("test.parallel", strconv.Itoa(testsAtOnce()))
 	}
 }
 
@@ -63,7 +69,7 @@ func findCaddy(dir string) (string, error) {
 		return built, caddybin.Build(context.Background(), built, raceEnabled)
 	}
 	if !filepath.IsAbs(named) {
-		// Tests run in their package's folder, whoever names the binary stands elsewhere.
+		// Tests run in their package's folder, and the binary was named from another one.
 		root, err := caddybin.Root()
 		if err != nil {
 			return "", err

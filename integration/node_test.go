@@ -77,7 +77,7 @@ func node(t testing.TB, args ...string) []gjson.Result {
 // Oz that refuses in the middle.
 func TestNodeSeesRefusals(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AcceptAny: true}, `
+	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {

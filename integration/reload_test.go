@@ -25,11 +25,11 @@ func reloadSite(number int) string {
 }`, 20+number, number)
 }
 
-// TestReloadDuringUpload promises that a new config, loaded in the middle of a capsule, changes nothing for it: it is judged once
+// TestReloadDuringUpload promises that a new config, loaded in the middle of a capsule, changes nothing for it: it is analysed once
 // and its decision reaches the app. What was counted before counts on.
 func TestReloadDuringUpload(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, "{\n\tmetrics\n}"+reloadSite(0))
+	x := startChain(t, sandbox.Options{}, "{\n\tmetrics\n}"+reloadSite(0))
 	number := 0
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, unsaid := range []bool{false, true} {
@@ -52,7 +52,7 @@ func TestReloadDuringUpload(t *testing.T) {
 				hold.Write(capsule[half:])
 				hold.Close()
 			}()
-			j := x.judge(t, func() answer { return c.do(t, req) })
+			j := x.observe(t, func() answer { return c.do(t, req) })
 			accepted.assert(t, j, "s")
 			if config := j.answer.Header.Get("X-Config"); config != fmt.Sprint(number-1) {
 				t.Errorf("the config that served it is %s, want the one that it began with", config)
@@ -75,7 +75,7 @@ func TestReloadDuringUpload(t *testing.T) {
 // TestReloadDuringAnalysis promises the same for a capsule that Oz has and did not answer yet, and for a client that has left by then.
 func TestReloadDuringAnalysis(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AnalysisTime: analysisTime}, reloadSite(0))
+	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, reloadSite(0))
 	number := 0
 	for name, begin := range leavers {
 		number++
@@ -83,7 +83,7 @@ func TestReloadDuringAnalysis(t *testing.T) {
 			x.oz.quiet(t)
 			x.oz.Forget()
 			capsule := x.capsuleOf(t, "s")
-			j := x.judge(t, func() answer {
+			j := x.observe(t, func() answer {
 				client := begin(t, x.caddyProc, "/verify", len(capsule))
 				client.send(capsule)
 				client.end()
@@ -103,12 +103,12 @@ func TestReloadDuringAnalysis(t *testing.T) {
 	}
 }
 
-// TestReloadsUnderLoad promises that twenty reloads in a row, with uploads under way all the time, lose no capsule and judge none
-// twice: each comes to Oz once, to the app once, with a decision, and is counted once.
+// TestReloadsUnderLoad promises that twenty reloads in a row, with uploads in progress all the time, lose no capsule and have none
+// analysed twice: each comes to Oz once, to the app once, with a decision, and is counted once.
 func TestReloadsUnderLoad(t *testing.T) {
 	t.Parallel()
 	const reloads, clients = 20, 6
-	x := startTrio(t, sandbox.Options{}, "{\n\tmetrics\n}"+reloadSite(0))
+	x := startChain(t, sandbox.Options{}, "{\n\tmetrics\n}"+reloadSite(0))
 	done := make(chan struct{})
 	var load sync.WaitGroup
 	var mu sync.Mutex
@@ -164,7 +164,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 // uploadOverReload posts a capsule, with a connection of its own. A connection that Caddy closes before it has read a request of it,
 // as happens when it changes its listeners, is tried again, as any client does. To try again what Oz has had would show: a
 // session token is good for one capsule.
-func (x *trio) uploadOverReload(t testing.TB, proto, session string) {
+func (x *chain) uploadOverReload(t testing.TB, proto, session string) {
 	t.Helper()
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: session, PayloadSize: 200_000})
 	var err error

@@ -29,7 +29,7 @@ var connectionLines = [][]string{
 	{"Proxy-Connection: X-Oz-Decision", "Keep-Alive: X-Oz-Decision", "TE: X-Oz-Decision", "Trailer: X-Oz-Decision"},
 }
 
-// TestReservedInConnection promises that no client can have the proxy behind the module delete the decision on its way to the app.
+// TestReservedInConnection promises that no client can have the proxy after the module delete the decision on its way to the app.
 func TestReservedInConnection(t *testing.T) {
 	t.Parallel()
 	x := startOutcomes(t, outcomeSite)
@@ -62,7 +62,7 @@ func TestReservedInConnection(t *testing.T) {
 // does not travel on; and that on an undecided one, Connection does what it always did to fields that are not ours.
 func TestReservedConnectionOfOthers(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, smokeSite)
+	x := startChain(t, sandbox.Options{}, smokeSite)
 	fields := []string{"Host: localhost", "Cookie: session=1", "Authorization: Bearer x", "X-Custom: one", "X-Request-Id: 7"}
 	connection := []string{"Connection: Cookie, Authorization, X-Custom", "Connection: X-Request-Id, Content-Type, Content-Length"}
 	post := func(t *testing.T, path string) rawRequest {
@@ -102,7 +102,7 @@ func TestReservedConnectionOfOthers(t *testing.T) {
 // decision or no request.
 func TestReservedConnectionOverH2(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, smokeSite)
+	x := startChain(t, sandbox.Options{}, smokeSite)
 	for _, value := range []string{"x-oz-decision", "close", "", "X-Oz-Decision, x-oz-quality"} {
 		t.Run(value, func(t *testing.T) {
 			x.app.Forget()

@@ -21,7 +21,7 @@ func TestReservedWithCurl(t *testing.T) {
 	}
 }
 `
-	x := startTrio(t, sandbox.Options{ReuseTokens: true}, options+smokeSite)
+	x := startChain(t, sandbox.Options{ReuseTokens: true}, options+smokeSite)
 	capsule := filepath.Join(t.TempDir(), "capsule")
 	check(t, os.WriteFile(capsule, x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "session", Outcome: "DECLINED"}), 0o600))
 	trust := []string{"--cacert", x.cert.certFile, "--resolve", "localhost:" + portOf(x.HTTPS) + ":127.0.0.1"}

@@ -140,7 +140,7 @@ http://app-down.test:{$HTTP_PORT} {
 	}
 }`
 
-// layoutCase is a request to one of layouts, and what the app has to get. An undecided one has no decision.
+// layoutCase is a request to one of layouts, and what the app must get. An undecided one has no decision.
 type layoutCase struct {
 	host, path, fault, contentType string
 	want                           verdict
@@ -191,7 +191,7 @@ func layoutCases() []layoutCase {
 }
 
 // TestReservedInEveryLayout promises the same wherever the directive stands: with other blocks of it, with any matcher, in handle
-// and route, behind forward_auth, whatever that copies, and for error routes that proxy to the app. Each request forges all that
+// and route, after forward_auth, whatever that copies, and for error routes that proxy to the app. Each request forges all that
 // there is: header, Connection and, in a second turn, trailer.
 func TestReservedInEveryLayout(t *testing.T) {
 	t.Parallel()
@@ -201,7 +201,7 @@ func TestReservedInEveryLayout(t *testing.T) {
 	})
 	for name, forger := range forgers(layouts) {
 		t.Run(name, func(t *testing.T) {
-			x := startTrio(t, sandbox.Options{}, forger.caddyfile, withEnv("AUTH", auth.Addr), withEnv("DEAD", deadAddress(t)))
+			x := startChain(t, sandbox.Options{}, forger.caddyfile, withEnv("AUTH", auth.Addr), withEnv("DEAD", deadAddress(t)))
 			var forged []string
 			for i := 0; i < len(forger.fields); i += 2 {
 				forged = append(forged, forger.fields[i]+": "+forger.fields[i+1])
@@ -215,7 +215,7 @@ func TestReservedInEveryLayout(t *testing.T) {
 	}
 }
 
-func (x *trio) tryLayout(t *testing.T, test layoutCase, forged []string) {
+func (x *chain) tryLayout(t *testing.T, test layoutCase, forged []string) {
 	t.Helper()
 	x.oz.fault(t, test.fault)
 	head := slices.Concat([]string{
@@ -254,12 +254,12 @@ func (x *trio) tryLayout(t *testing.T, test layoutCase, forged []string) {
 }
 
 // wholeRequests are what the app got, but for what broke off in the body: of those, one of an earlier case may come late.
-func (x *trio) wholeRequests() []rawRequest {
+func (x *chain) wholeRequests() []rawRequest {
 	return slices.DeleteFunc(x.app.Requests(), func(r rawRequest) bool { return r.Broken != nil })
 }
 
 // sendForged sends a capsule in chunks, with trailers if there are any, and waits for the answer.
-func (x *trio) sendForged(t *testing.T, head []string, trailers ...string) {
+func (x *chain) sendForged(t *testing.T, head []string, trailers ...string) {
 	t.Helper()
 	x.oz.quiet(t)
 	x.oz.Forget()

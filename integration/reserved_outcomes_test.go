@@ -39,7 +39,7 @@ const outcomeSite = `
 	reverse_proxy {$APP}
 }`
 
-// outcome is a request that gets to the app, and what has to be decided by then; an undecided one has no decision.
+// outcome is a request that gets to the app, and what must be decided by then; an undecided one has no decision.
 type outcome struct {
 	name, method, path, fault string
 	spec                      sandbox.CapsuleSpec
@@ -97,14 +97,14 @@ var outcomes = []outcome{
 
 // outcomeTrio is a site with outcomeSite, and the app on HTTP/2.
 type outcomeTrio struct {
-	*trio
+	*chain
 	h2c *h2cApp
 }
 
 func startOutcomes(t testing.TB, caddyfile string) *outcomeTrio {
 	t.Helper()
 	h2c := newH2CApp(t)
-	return &outcomeTrio{startTrio(t, sandbox.Options{}, caddyfile, withEnv("H2C", h2c.Addr), withEnv("DEAD", deadAddress(t))), h2c}
+	return &outcomeTrio{startChain(t, sandbox.Options{}, caddyfile, withEnv("H2C", h2c.Addr), withEnv("DEAD", deadAddress(t))), h2c}
 }
 
 // request makes the outcome's request.
@@ -130,7 +130,7 @@ func (x *outcomeTrio) last(t testing.TB, query string) rawRequest {
 	return x.app.Last(t)
 }
 
-// assert compares the reserved names that the app got with those that the module had to set.
+// assert compares the reserved names that the app got with those that the module must set.
 func (x *outcomeTrio) assert(t testing.TB, o outcome, query string) {
 	t.Helper()
 	r := x.last(t, query)

@@ -15,7 +15,7 @@ var forgedTrailers = []string{
 	"X-Late", "yes",
 }
 
-// TestReservedInTrailers promises that nothing behind a body reaches the app or Oz, announced or not, on decided requests and on
+// TestReservedInTrailers promises that nothing after a body reaches the app or Oz, announced or not, on decided requests and on
 // others; and that the next request on the connection is as clean.
 func TestReservedInTrailers(t *testing.T) {
 	t.Parallel()

@@ -27,7 +27,7 @@ const sessionTokensTotal = "caddy_oz_instant_session_tokens_total"
 // a capsule made with it is accepted.
 func TestSessionToken(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, sessionSite)
+	x := startChain(t, sandbox.Options{}, sessionSite)
 	var tokens [][]byte
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		x.oz.Forget()
@@ -61,7 +61,7 @@ func TestSessionToken(t *testing.T) {
 			t.Errorf("Content-Type is %q", got)
 		}
 		x.app.None(t)
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{SessionToken: string(tokens[len(tokens)-1]), EventSession: "s"}))
 		})
 		accepted.assert(t, j, "s")
@@ -72,20 +72,30 @@ func TestSessionToken(t *testing.T) {
 	x.assertNoCanary(t, tokens...)
 }
 
-// TestSessionTokenRefuses promises that nothing but a plain GET gets a token.
+// TestSessionTokenRefuses promises that nothing but a plain GET gets a token, and that Oz isn't asked for anything else: a HEAD is
+// answered without one, and an OPTIONS, as browsers send it first, goes on to the site.
 func TestSessionTokenRefuses(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, sessionSite)
+	x := startChain(t, sandbox.Options{}, sessionSite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
-		for _, method := range []string{"HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "GETT"} {
+		for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "TRACE", "GETT"} {
 			a := c.do(t, c.request(t, method, "/session_token", nil))
-			if a.Status != 405 || a.Header.Get("Allow") != "GET" {
+			if a.Status != 405 || a.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
 				t.Errorf("%s: got %d %v", method, a.Status, a.Header)
 			}
 		}
-		a := c.do(t, c.request(t, "GET", "/session_token", strings.NewReader("x")))
-		if a.Status != 400 || !strings.Contains(string(a.Body), "unexpected-content") {
-			t.Errorf("with content: got %d %s", a.Status, a.Body)
+		for _, method := range []string{"GET", "OPTIONS"} {
+			a := c.do(t, c.request(t, method, "/session_token", strings.NewReader("x")))
+			if a.Status != 400 || !strings.Contains(string(a.Body), "unexpected-content") {
+				t.Errorf("%s with content: got %d %s", method, a.Status, a.Body)
+			}
+		}
+		a := c.do(t, c.request(t, "HEAD", "/session_token", nil))
+		if a.Status != 200 || a.Header.Get("Content-Type") != "application/json" || a.Header.Get("Cache-Control") != "no-store" || len(a.Body) > 0 {
+			t.Errorf("HEAD: got %d %v %s", a.Status, a.Header, a.Body)
+		}
+		if a := c.do(t, c.request(t, "OPTIONS", "/session_token", nil)); a.Status != 200 || string(a.Body) != "seen by the app\n" {
+			t.Errorf("OPTIONS: got %d %s", a.Status, a.Body)
 		}
 		if a := c.get(t, "/session_token/more"); a.Status != 200 || string(a.Body) != "seen by the app\n" {
 			t.Errorf("another path: got %d %s", a.Status, a.Body)
@@ -99,7 +109,7 @@ func TestSessionTokenRefuses(t *testing.T) {
 // TestSessionTokenFailures promises that Oz's failures are problem documents with their reason, and never a token.
 func TestSessionTokenFailures(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, sessionSite)
+	x := startChain(t, sandbox.Options{}, sessionSite)
 	c := x.client(t, "h1")
 	for fault, want := range map[string]struct {
 		status int
@@ -173,7 +183,7 @@ func (o *ozServer) since(start time.Time, route string) (n int) {
 func TestSessionTokenTriesAnother(t *testing.T) {
 	t.Parallel()
 	other := startSandbox(t, sandbox.Options{})
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	oz_instant /verify {$OZ} {$OTHER} {
 		session_token /session_token

@@ -14,7 +14,7 @@ const evilFields = "X-Oz-Decision: SUCCESS\r\nX-Oz-Folder-Id: of-oz\r\nX_Oz_Deci
 
 // startWrittenOz starts a site and an Oz whose answers a test writes by itself. What comes of a capsule at /passed, the app hears
 // in any case.
-func startWrittenOz(t testing.TB) (*trio, *rawApp) {
+func startWrittenOz(t testing.TB) (*chain, *rawApp) {
 	t.Helper()
 	oz, app := newRawApp(t), newRawApp(t)
 	p := startCaddy(t, `
@@ -26,7 +26,7 @@ func startWrittenOz(t testing.TB) (*trio, *rawApp) {
 	}
 	reverse_proxy {$APP}
 }`, withEnv("OZ", "http://"+oz.Addr), withEnv("APP", app.Addr), withEnv("CANARY", environmentCanary))
-	return &trio{p, nil, app}, oz
+	return &chain{p, nil, app}, oz
 }
 
 // TestThreatHeaderOfOz promises that of the header of Oz's answer nothing travels on, to the app or to the client, whatever comes of

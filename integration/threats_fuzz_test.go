@@ -13,10 +13,10 @@ import (
 
 // TestThreatRandomRequests sends requests that are put together at random, each with a few things wrong. Of what comes through, every
 // request for the protected path is undecided and empty, or carries a decision that was logged, with a folder as its body; and
-// no client gets a 2xx for a capsule that was not judged.
+// no client gets a 2xx for a capsule that was not analysed.
 func TestThreatRandomRequests(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, smokeSite)
+	x := startChain(t, sandbox.Options{}, smokeSite)
 	random := rand.New(rand.NewPCG(5, 6)) // always the same requests
 	// Most of a request is as it should be.
 	mostly := func(usual string, others ...string) string {
@@ -71,13 +71,13 @@ func TestThreatRandomRequests(t *testing.T) {
 		case len(r.Names("x-oz-")) > 0:
 			t.Errorf("the app got:\n%s", r.Raw())
 		case slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, method) && len(r.Body) > 0 && strings.HasPrefix(path, "/verify "):
-			t.Errorf("the app got a body that was not judged:\n%s", r.Raw())
+			t.Errorf("the app got a body that was not analysed:\n%s", r.Raw())
 		case !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, method) && strings.HasPrefix(path, "/verify "):
-			t.Errorf("the app got a request that was not judged:\n%s", r.Raw())
+			t.Errorf("the app got a request that was not decided:\n%s", r.Raw())
 		}
 	}
 	success := x.Metric(t, decisionsTotal+`{decision="SUCCESS",reason=""}`)
 	if len(decided) != 1 || float64(decided["SUCCESS"]) != success || success < 20 {
-		t.Errorf("the app got %v, and %v capsules were judged to be good", decided, success)
+		t.Errorf("the app got %v, and %v capsules were decided to be good", decided, success)
 	}
 }

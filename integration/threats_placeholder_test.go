@@ -20,7 +20,7 @@ func TestThreatPlaceholders(t *testing.T) {
 	t.Parallel()
 	const canary, fileCanary = environmentCanary, "canary-in-a-file"
 	text := "{env.CANARY} {file." + tokenFile(t, fileCanary) + "} {$CANARY} {system.hostname} {http.request.header.Authorization} {http.vars.client_ip}"
-	x := startTrio(t, sandbox.Options{}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {

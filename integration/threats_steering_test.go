@@ -26,10 +26,10 @@ var healthChecks = []string{
 	"GoogleHC/1.0", "ELB-HealthChecker/2.0", "kube-probe/1.33", "Amazon-Route53-Health-Check-Service", "Consul Health Check", "Envoy/HC", "UptimeRobot/2.0", "caddy-oz-instant",
 }
 
-// TestThreatSteering promises that what is judged is what the request line says, and that no field skips it.
+// TestThreatSteering promises that what is decided is what the request line says, and that no field skips it.
 func TestThreatSteering(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, `{
+	x := startChain(t, sandbox.Options{}, `{
 	servers {
 		trusted_proxies static private_ranges
 	}
@@ -50,7 +50,7 @@ func TestThreatSteering(t *testing.T) {
 }
 
 // trySteering sends what must not go by, and what must go by, with these fields.
-func (x *trio) trySteering(t *testing.T, c *client, fields []string) {
+func (x *chain) trySteering(t *testing.T, c *client, fields []string) {
 	t.Helper()
 	x.app.Forget()
 	x.oz.quiet(t)
@@ -108,7 +108,7 @@ func TestThreatProxyOfTheEnvironment(t *testing.T) {
 	reverse_proxy /plain-tls https://oz.invalid:9
 	reverse_proxy {$APP}
 }`, withEnv("APP", app.Addr), withEnv("HTTP_PROXY", url), withEnv("HTTPS_PROXY", url), withEnv("http_proxy", url), withEnv("https_proxy", url))
-	x := &trio{p, nil, app}
+	x := &chain{p, nil, app}
 	askedForOz := func() (n int) {
 		for _, r := range proxy.Requests() {
 			if !strings.Contains(r.Line, ":443 ") { // a certificate authority, which Caddy asks for by itself
@@ -120,7 +120,7 @@ func TestThreatProxyOfTheEnvironment(t *testing.T) {
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		proxy.Forget()
 		for _, path := range []string{"/verify", "/tls", "/block"} {
-			j := x.judge(t, func() answer { return c.post(t, path, []byte("capsule"), "Proxy", url) })
+			j := x.observe(t, func() answer { return c.post(t, path, []byte("capsule"), "Proxy", url) })
 			unavailable("unreachable", 502).assert(t, j, "")
 		}
 		if n := askedForOz(); n > 0 {

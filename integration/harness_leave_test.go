@@ -2,6 +2,8 @@ package integration_test
 
 import (
 	"net"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,7 +73,11 @@ func h1Leaver(t testing.TB, conn *rawConn, path string, size int, leave func()) 
 func h2Leaver(t testing.TB, conn *rawH2, path string, size int, leave func()) leaver {
 	conn.sendFields(t, 1, false, postFields(path, size)...)
 	return leaver{
-		send:  func(data []byte) { check(t, conn.WriteData(1, false, data)) },
+		send: func(data []byte) {
+			for frame := range slices.Chunk(data, 16<<10) {
+				check(t, conn.WriteData(1, false, frame))
+			}
+		},
 		end:   func() { check(t, conn.WriteData(1, true, nil)) },
 		leave: leave,
 	}
@@ -87,6 +93,9 @@ func h3Leaver(t testing.TB, stream rawH3, leave func()) leaver {
 
 // leaveSite has a path for each value of client_gone.
 const leaveSite = `
+{
+	metrics
+}
 {$SITE} {
 	log
 	oz_instant /finish {$OZ}
@@ -96,21 +105,29 @@ const leaveSite = `
 	reverse_proxy {$APP}
 }`
 
-// beforeLeaving returns when Oz has so many bytes of the capsule.
-func (x *trio) beforeLeaving(t testing.TB, bytes int) {
+// firstPiece is how much of a capsule must have arrived, unless it ends before, until Oz hears of it.
+const firstPiece = 32 << 10
+
+// beforeLeaving returns when Oz has so many bytes of the capsule or, where that is less than it waits for, when the gateway has the
+// request.
+func (x *chain) beforeLeaving(t testing.TB, bytes int) {
 	t.Helper()
+	if bytes < firstPiece {
+		x.awaitRequest(t)
+		return
+	}
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.Open == 1 && s.Bytes >= int64(bytes) })
 }
 
-// leave has a client leave, and compares what came of it with what has to: Oz is rid of it within a second, nothing was decided,
+// leave has a client leave, and compares what came of it with what must come: Oz is rid of it within a second, nothing was decided,
 // and the log, in one line, and the metric say why. The client tells when it left.
-func (x *trio) leave(t testing.TB, client func() (left time.Time)) {
+func (x *chain) leave(t testing.TB, client func() (left time.Time)) {
 	t.Helper()
 	x.oz.quiet(t)
 	x.oz.Forget()
 	refusedBefore := len(x.logLines(isRefused))
 	var left time.Time
-	j := x.judge(t, func() answer {
+	j := x.observe(t, func() answer {
 		left = client()
 		return answer{}
 	})
@@ -128,11 +145,26 @@ func (x *trio) leave(t testing.TB, client func() (left time.Time)) {
 	x.assertIdle(t)
 }
 
-// capsuleOf makes a capsule that fits into one frame of any protocol.
-func (x *trio) capsuleOf(t testing.TB, session string) []byte {
+// requestInFlight is a metric of Caddy itself, on whichever of its servers.
+var requestInFlight = regexp.MustCompile(`(?m)^caddy_http_requests_in_flight\{[^}]*\} 1$`)
+
+// awaitRequest returns when the gateway works on a request, of which Oz need not have heard.
+func (p *caddyProc) awaitRequest(t testing.TB) {
 	t.Helper()
-	capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: session, PayloadSize: 10_000})
-	if len(capsule) > 16<<10 {
+	deadline := time.Now().Add(patience)
+	for !requestInFlight.MatchString(p.Metrics(t)) { // Caddy tells nobody when a metric changes
+		if time.Now().After(deadline) {
+			t.Fatal("no request is in flight")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// capsuleOf makes a capsule that is more than a firstPiece and fits into the first window of any protocol.
+func (x *chain) capsuleOf(t testing.TB, session string) []byte {
+	t.Helper()
+	capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: session, PayloadSize: 40_000})
+	if len(capsule) <= firstPiece+1 || len(capsule) >= 64<<10 {
 		t.Fatalf("the capsule has %d bytes", len(capsule))
 	}
 	return capsule
