@@ -1,0 +1,237 @@
+package caddymodule
+
+import (
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
+)
+
+// The tables of the documents have exactly what the code has.
+
+// table returns the cells of the first table after a heading of a document,
+// less its head.
+func table(t *testing.T, file, heading string) (rows [][]string) {
+	t.Helper()
+	text, err := os.ReadFile("../" + file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(text), "# "+heading+"\n")
+	if !found {
+		t.Fatalf("%s has no heading %q", file, heading)
+	}
+	for line := range strings.Lines(after) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "|") {
+			if len(rows) > 0 {
+				break
+			}
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		rows = append(rows, cells)
+	}
+	if len(rows) < 3 {
+		t.Fatalf("%s has no table after %q", file, heading)
+	}
+	return rows[2:]
+}
+
+// wantTable compares the first column of a table with the names in the code.
+func wantTable(t *testing.T, file, heading string, want []string) {
+	t.Helper()
+	var got []string
+	for _, row := range table(t, file, heading) {
+		got = append(got, strings.Trim(row[0], "`"))
+	}
+	slices.Sort(got)
+	want = slices.Sorted(slices.Values(want))
+	if !slices.Equal(got, want) {
+		t.Errorf("%s, %q has\n%q\nthe code\n%q", file, heading, got, want)
+	}
+}
+
+func TestDocsOptions(t *testing.T) {
+	names := slices.Collect(maps.Keys(new(parser).options()))
+	wantTable(t, "docs/configuration.md", "Options", names)
+	wantTable(t, "docs/capacity.md", "Capacity", jsonNames[Capacity]())
+	wantTable(t, "docs/face-matching.md", "Face matching", jsonNames[Biometry]())
+
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, syntax, _ := strings.Cut(string(text), "## Syntax")
+	syntax, _, _ = strings.Cut(syntax, "\n## ")
+	for _, name := range slices.Concat(names, jsonNames[Capacity](), jsonNames[Biometry]()) {
+		if !strings.Contains(syntax, "    "+name+" ") {
+			t.Errorf("the syntax in docs/configuration.md does not show %s", name)
+		}
+	}
+}
+
+// The defaults in the documents are those of a config that says nothing.
+func TestDocsDefaults(t *testing.T) {
+	h := newHandler(t, neverAsked(t), `{"biometry": {"reference": "/photo"}, "capacity": {"slots": 3}}`)
+	defaults := make(map[string]string)
+	for file, heading := range map[string]string{
+		"docs/configuration.md": "Options", "docs/capacity.md": "Capacity", "docs/face-matching.md": "Face matching",
+	} {
+		for _, row := range table(t, file, heading) {
+			defaults[strings.Trim(row[0], "`")] = strings.Trim(row[1], "`")
+		}
+	}
+	for name, size := range map[string]int64{
+		"max_capsule": h.MaxCapsule, "max_answer": h.MaxAnswer, "max_header": h.MaxHeader, "max_reference": h.Biometry.MaxReference,
+	} {
+		if n, err := humanize.ParseBytes(defaults[name]); err != nil || int64(n) != size {
+			t.Errorf("%s: %q, the code has %d", name, defaults[name], size)
+		}
+	}
+	for name, duration := range map[string]caddy.Duration{
+		"upload_timeout": h.UploadTimeout, "timeout": h.Timeout, "wait": h.Capacity.Wait,
+	} {
+		if d, err := caddy.ParseDuration(defaults[name]); err != nil || caddy.Duration(d) != duration {
+			t.Errorf("%s: %q, the code has %s", name, defaults[name], time.Duration(duration))
+		}
+	}
+	for name, word := range map[string]string{
+		"best_shot": h.BestShot, "client_gone": h.ClientGone, "analyses": h.Analyses[0], "tag": h.Biometry.Tag,
+	} {
+		if defaults[name] != word {
+			t.Errorf("%s: %q, the code has %q", name, defaults[name], word)
+		}
+	}
+}
+
+// jsonNames returns the names of a struct's fields in JSON.
+func jsonNames[T any]() (names []string) {
+	for field := range reflect.TypeFor[T]().Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestDocsRefusedOptions(t *testing.T) {
+	var names []string
+	for _, row := range table(t, "docs/configuration.md", "What does not load") {
+		for name := range strings.SplitSeq(row[0], ", ") {
+			name = strings.Trim(name, "`")
+			names = append(names, name)
+			if ozclient.CheckOption(name) == nil {
+				t.Errorf("%s is not refused", name)
+			}
+		}
+	}
+	for _, name := range ozclient.RefusedOptions() {
+		if !slices.Contains(names, name) {
+			t.Errorf("the table lacks %s", name)
+		}
+	}
+}
+
+// The decision table has the rows of the code in its order, and their statuses.
+func TestDocsDecisions(t *testing.T) {
+	rows, outcomes := table(t, "docs/decisions.md", "Which decision, and why"), oz.Outcomes()
+	if len(rows) != len(outcomes) {
+		t.Fatalf("docs/decisions.md has %d rows, the code %d", len(rows), len(outcomes))
+	}
+	for i, want := range outcomes {
+		decision, reason, end := strings.Trim(rows[i][1], "`"), strings.Trim(rows[i][2], "`"), rows[i][3]
+		if decision != string(want.Decision) || reason != string(want.Reason) {
+			t.Errorf("row %d: %s %s, want %s %s", i+1, decision, reason, want.Decision, want.Reason)
+		}
+		wantEnd := "to the app"
+		if !reachesApp(want.Decision) {
+			wantEnd = strconv.Itoa(new(Handler).problem(&Result{verdict: oz.Verdict{Decision: want.Decision, Reason: want.Reason}}).Status)
+		}
+		if !strings.HasPrefix(end, wantEnd) {
+			t.Errorf("%s %s: %s, want %s", want.Decision, want.Reason, end, wantEnd)
+		}
+	}
+	var words []string
+	for _, d := range oz.Decisions() {
+		words = append(words, string(d))
+	}
+	wantTable(t, "README.md", "The six decisions", words)
+}
+
+func TestDocsHeaders(t *testing.T) {
+	var names []string
+	for _, f := range facts {
+		if f.header != "" {
+			names = append(names, f.header)
+		}
+	}
+	wantTable(t, "docs/decisions.md", "The headers", names)
+}
+
+func TestDocsPlaceholders(t *testing.T) {
+	var names []string
+	for _, f := range facts {
+		names = append(names, "{"+placeholderPrefix+f.name+"}")
+	}
+	wantTable(t, "docs/decisions.md", "Placeholders", names)
+}
+
+func TestDocsRefusals(t *testing.T) {
+	var kinds []string
+	for _, row := range refusals {
+		if row.kind != kindClientGone {
+			kinds = append(kinds, row.kind)
+		}
+	}
+	wantTable(t, "docs/decisions.md", "Refusals", kinds)
+}
+
+// The table of metrics has their labels and the words of the smaller label sets, too.
+func TestDocsMetrics(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	if err := newMetrics().register(registry); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels := make(map[string]string)
+	for _, family := range families {
+		var names []string
+		for _, pair := range family.GetMetric()[0].GetLabel() {
+			names = append(names, "`"+pair.GetName()+"`")
+		}
+		labels[family.GetName()] = strings.Join(names, ", ")
+	}
+	wantTable(t, "docs/operations.md", "Metrics", slices.Collect(maps.Keys(labels)))
+	for _, row := range table(t, "docs/operations.md", "Metrics") {
+		name := strings.Trim(row[0], "`")
+		if row[1] != labels[name] {
+			t.Errorf("%s has the labels %s, not %s", name, labels[name], row[1])
+		}
+		if name == "caddy_oz_instant_capacity_refusals_total" {
+			for _, cause := range upload.Causes() {
+				if !strings.Contains(row[2], "`"+string(cause)+"`") {
+					t.Errorf("%s does not name the cause %s", name, cause)
+				}
+			}
+		}
+	}
+}
