@@ -72,7 +72,9 @@ build() {
 		--with "$module/caddymodule" --replace "$module=." >"$tmp/log" 2>&1 ||
 		die "the build failed: $(cat "$tmp/log")"
 
-	./caddy list-modules | grep -qx http.handlers.oz_instant || die './caddy came out without http.handlers.oz_instant.'
+	# Not through a pipe: grep leaves at its first match, and Caddy would fail to write the rest.
+	./caddy list-modules >"$tmp/modules" && grep -qx http.handlers.oz_instant "$tmp/modules" ||
+		die './caddy came out without http.handlers.oz_instant.'
 	./caddy validate --config Caddyfile.example >"$tmp/log" 2>&1 ||
 		die "Caddyfile.example is not valid: $(cat "$tmp/log")"
 	say "./caddy is ready: $(./caddy version)"
