@@ -93,4 +93,9 @@ func TestRequestUpgradeElsewhere(t *testing.T) {
 	if r.Value("Upgrade") != "websocket" || r.Value("Connection") != "Upgrade" {
 		t.Errorf("the app got:\n%s", r.Raw())
 	}
+	// Caddy 2.11 has a data race of its own if it stops while an upgraded connection is still open.
+	conn.Close()
+	if len(x.logs.wait(patience, 1, x.ended, withMsg("connection closed"))) == 0 {
+		t.Error("Caddy does not close the upgraded connection")
+	}
 }

@@ -121,11 +121,11 @@ func TestNeverTwiceOverTLS(t *testing.T) {
 	log
 	oz_instant /verify {$FIRST} {$GOOD} {
 		lb_policy first
-		lb_try_duration 5s
+		lb_try_duration 30s
 		transport http {
 			tls
 			tls_trust_pool file {$TRUST}
-			tls_timeout 300ms
+			tls_timeout 3s
 		}
 	}
 	reverse_proxy {$APP}
