@@ -132,7 +132,7 @@ func (c *Client) timed(ctx context.Context, client *http.Request, k *call, body 
 	defer cancel(nil)
 	defer body.Stop()
 	k.begin()
-	go k.watch(ctx, c.limits(k), cancel)
+	defer k.watch(ctx, c.limits(k), cancel)()
 	return c.authorized(ctx, client, k)
 }
 

@@ -2,6 +2,7 @@ package ozclient
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -23,17 +24,21 @@ func (c *Client) limits(k *call) limits {
 	return limits{c.opts.Timeout, c.opts.UploadTimeout}
 }
 
-// watch ends a call by cancel when its time is up, until ctx ends. It looks at
-// the body again and again, so that the body needs no callback.
-func (k *call) watch(ctx context.Context, l limits, cancel context.CancelCauseFunc) {
-	for left := k.timeLeft(l); left > 0; left = k.timeLeft(l) {
-		select {
-		case <-time.After(left):
-		case <-ctx.Done():
-			return
+// watch ends a call by cancel when its time is up, until ctx ends or stop is
+// called. It looks at the body again and again, so that the body needs no callback.
+func (k *call) watch(ctx context.Context, l limits, cancel context.CancelCauseFunc) (stop func() bool) {
+	var clock *time.Timer
+	clock = time.AfterFunc(math.MaxInt64, func() {
+		switch left := k.timeLeft(l); {
+		case ctx.Err() != nil:
+		case left > 0:
+			clock.Reset(left)
+		default:
+			cancel(errOzTimeout)
 		}
-	}
-	cancel(errOzTimeout)
+	})
+	clock.Reset(k.timeLeft(l))
+	return clock.Stop
 }
 
 // timeLeft returns how long Oz's time lasts if the client is not waited for any

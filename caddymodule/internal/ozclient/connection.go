@@ -92,13 +92,17 @@ var errRequestName = errors.New("with a tls_server_name from the request")
 // when Oz has ended it.
 type graceConn struct {
 	net.Conn
-	ended, closed         chan struct{}
-	endedOnce, closedOnce sync.Once
-	err                   error // of its end; set before ended is closed
+	life context.Context // ends when Oz ends the connection, with the reason as its cause
+	end  context.CancelCauseFunc
+
+	closed chan struct{}
+	close  sync.Once
 }
 
 func newGraceConn(conn net.Conn) *graceConn {
-	return &graceConn{Conn: conn, ended: make(chan struct{}), closed: make(chan struct{})}
+	c := &graceConn{Conn: conn, closed: make(chan struct{})}
+	c.life, c.end = context.WithCancelCause(context.Background())
+	return c
 }
 
 // graceConnOf returns the graceConn that conn is, if not of another dialer.
@@ -112,14 +116,11 @@ func graceConnOf(conn net.Conn) (*graceConn, bool) {
 
 // Read implements net.Conn. net/http does not report a lost connection while
 // it waits for more of the capsule to send, which may take as long as a client
-// likes. So ended tells the calls on the connection; with HTTP/2 these are many.
+// likes. So life tells the calls on the connection; with HTTP/2 these are many.
 func (c *graceConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
-		c.endedOnce.Do(func() {
-			c.err = err
-			close(c.ended)
-		})
+		c.end(err)
 	}
 	return n, err
 }
@@ -144,7 +145,7 @@ func (c *graceConn) wait() {
 
 // Close implements net.Conn.
 func (c *graceConn) Close() error {
-	c.closedOnce.Do(func() { close(c.closed) })
+	c.close.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
 

@@ -2,6 +2,7 @@ package ozclient
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -67,7 +68,7 @@ func TestEndOfAConnection(t *testing.T) {
 		t.Error("a connection of another dialer is taken for one")
 	}
 	select {
-	case <-c.ended:
+	case <-c.life.Done():
 		t.Error("it ended before its end")
 	default:
 	}
@@ -75,8 +76,8 @@ func TestEndOfAConnection(t *testing.T) {
 	_, first := c.Read(make([]byte, 1))
 	_ = near.Close()
 	_, second := c.Read(make([]byte, 1))
-	<-c.ended
-	if c.err != first || first == second {
-		t.Errorf("%v, then %v; told is %v", first, second, c.err)
+	<-c.life.Done()
+	if told := context.Cause(c.life); told != first || first == second {
+		t.Errorf("%v, then %v; told is %v", first, second, told)
 	}
 }

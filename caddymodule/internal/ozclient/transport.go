@@ -70,7 +70,7 @@ func (k *call) roundTrip(t *transport, req *http.Request) (*http.Response, error
 
 	ctx, cancel := context.WithCancelCause(req.Context())
 	defer cancel(nil)
-	a := &attempt{call: k, ctx: ctx, cancel: cancel}
+	a := &attempt{call: k, ctx: ctx, cancel: cancel, leave: func() bool { return false }}
 	res, err := a.send(t, req)
 	k.sent = a.touched // which is final, as send has ended the attempt
 	if err == nil {
@@ -119,6 +119,7 @@ type attempt struct {
 	touched bool
 
 	conn   *graceConn
+	leave  func() bool  // forgets conn
 	lostAt time.Time    // when conn ended; zero if it has not
 	body   upload.State // at that moment
 }
@@ -184,19 +185,14 @@ func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	}
 	a.lostAt = time.Time{}
 	if conn, ok := graceConnOf(info.Conn); ok && conn != a.conn {
-		a.conn = conn
-		go a.watch(conn)
+		a.leave()
+		a.conn, a.leave = conn, context.AfterFunc(conn.life, func() { a.ending(conn) })
 	}
 }
 
-// watch ends the attempt when Oz has ended conn. It gives an answer that came
+// ending ends the attempt after Oz has ended conn. It gives an answer that came
 // before that time to arrive, as net/http reads it in another goroutine.
-func (a *attempt) watch(conn *graceConn) {
-	select {
-	case <-conn.ended:
-	case <-a.ctx.Done():
-		return
-	}
+func (a *attempt) ending(conn *graceConn) {
 	if !a.lost(conn) {
 		return
 	}
@@ -208,7 +204,7 @@ func (a *attempt) watch(conn *graceConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.ended && a.conn == conn {
-		a.cancel(conn.err)
+		a.cancel(context.Cause(conn.life))
 	}
 }
 
@@ -253,6 +249,7 @@ func (a *attempt) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
+	a.leave()
 }
 
 // outgoing returns what goes on the wire.
