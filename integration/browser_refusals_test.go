@@ -75,11 +75,11 @@ func TestBrowserSeesRefusals(t *testing.T) {
 				problem string
 			}{
 				{"", 8_000_000, "text/plain", 415, "unsupported-media-type"},
-				{"", 30_000_000, "application/octet-stream", 413, "capsule-too-large"},
+				{"", 16_000_000, "application/octet-stream", 413, "capsule-too-large"},
 				{"early:400", 8_000_000, "application/octet-stream", 400, "container"},
 			} {
 				x.oz.fault(t, test.fault)
-				for range 3 {
+				for range 2 {
 					got := fetchInPage(t, browser, test.size, test.kind)
 					if got.Status != test.status || !strings.HasSuffix(gjson.Get(got.Text, "type").Str, ":"+test.problem) {
 						t.Errorf("%s, %d bytes: the page saw %+v", test.problem, test.size, got)

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -212,8 +213,16 @@ func (p *caddyProc) Goroutines(t testing.TB) string {
 
 var adminClient = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
+// adminCall makes a call that may be made twice: with a reload Caddy replaces the server behind its admin endpoint, and ends what the
+// old one has just taken.
 func adminCall(req *http.Request) (string, error) {
 	resp, err := adminClient.Do(req)
+	for tries := 1; (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && tries < 5; tries++ {
+		if req.GetBody != nil {
+			req.Body, _ = req.GetBody() // of a string: it can't fail
+		}
+		resp, err = adminClient.Do(req)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -80,7 +80,7 @@ func TestReloadUnderManyUploads(t *testing.T) {
 				default:
 				}
 				session := fmt.Sprintf("load-%d-%d", i, n)
-				capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 200_000, EventSession: session})
+				capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 50_000, EventSession: session})
 				if a := postUntilTaken(t, c, capsule); a.Status != 200 {
 					t.Errorf("%s: got %d %s", session, a.Status, a.Body)
 					return
