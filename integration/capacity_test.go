@@ -56,7 +56,7 @@ func (p *caddyProc) awaitMetric(t testing.TB, series string, want float64) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s is %v, want %v", series, p.Metric(t, series), want)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

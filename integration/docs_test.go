@@ -51,6 +51,7 @@ func documents(t testing.TB) (root string, docs []document) {
 
 // TestDocsRun promises that what the documents tell a newcomer to do works, and prints what they say.
 func TestDocsRun(t *testing.T) {
+	t.Parallel()
 	bash := program(t, "bash")
 	program(t, "curl") // for the documents' lines
 	root, docs := documents(t)

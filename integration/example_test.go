@@ -18,6 +18,7 @@ var commentedOption = regexp.MustCompile(`(?m)^(\t+)#([^ \n])`)
 // TestExampleShowsEveryOption promises that each option in Caddyfile.example works once its number sign is removed, and that none
 // of the directive's own is missing.
 func TestExampleShowsEveryOption(t *testing.T) {
+	t.Parallel()
 	file := exampleFile(t)
 	text, err := os.ReadFile(file)
 	check(t, err)
@@ -42,6 +43,7 @@ func TestExampleShowsEveryOption(t *testing.T) {
 
 // TestExampleIsProduction promises what the file's head does: three variables make it a production configuration.
 func TestExampleIsProduction(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(exampleFile(t))
 	check(t, err)
 	json, err := adapt(t, string(text), withEnv("SITE", "app.example.com"), withEnv("OZ_URL", "https://oz.internal"),
@@ -56,6 +58,7 @@ func TestExampleIsProduction(t *testing.T) {
 
 // TestExampleIsFormatted promises that caddy fmt has nothing to change.
 func TestExampleIsFormatted(t *testing.T) {
+	t.Parallel()
 	file := exampleFile(t)
 	want, err := os.ReadFile(file)
 	check(t, err)

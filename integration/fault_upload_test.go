@@ -279,6 +279,7 @@ func TestDisplacedUploadIsToldToComeBack(t *testing.T) {
 	for range places {
 		stalled = append(stalled, x.slowUpload(t, make([]byte, 100_000), 1000))
 	}
+	x.awaitMetric(t, memoryMetric, places*32<<10) // a chunk each: all places are taken
 	start := time.Now()
 	for c := x.client(t, "h1"); time.Since(start) < 6*time.Second; time.Sleep(300 * time.Millisecond) {
 		if a := c.post(t, "/verify", x.anyCapsule()); a.Status == 200 {

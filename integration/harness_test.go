@@ -26,6 +26,7 @@ func startPlain(t *testing.T, app string) *caddyProc {
 }
 
 func TestHarnessProtocols(t *testing.T) {
+	t.Parallel()
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)
 	p.eachProtocol(t, func(t *testing.T, c *client) {
@@ -55,6 +56,7 @@ func TestHarnessProtocols(t *testing.T) {
 var protoNames = map[string]string{"h1": "HTTP/1.1", "h2": "HTTP/2.0", "h3": "HTTP/3.0"}
 
 func TestHarnessStreamsAndTrailers(t *testing.T) {
+	t.Parallel()
 	app, app2 := newRawApp(t), newH2CApp(t)
 	p := startCaddy(t, `
 {$SITE} {
@@ -84,6 +86,7 @@ func TestHarnessStreamsAndTrailers(t *testing.T) {
 }
 
 func TestHarnessRawClients(t *testing.T) {
+	t.Parallel()
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)
 	for _, dial := range []func(testing.TB) *rawConn{p.dialRaw, p.dialRawTLS} {
@@ -110,6 +113,7 @@ func TestHarnessRawClients(t *testing.T) {
 }
 
 func TestHarnessRawH2(t *testing.T) {
+	t.Parallel()
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)
 	conn := p.dialRawH2(t)
@@ -129,6 +133,7 @@ func TestHarnessRawH2(t *testing.T) {
 }
 
 func TestHarnessReload(t *testing.T) {
+	t.Parallel()
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)
 	check(t, p.Reload("{$SITE} {\n\trespond {$APP} 418\n}"))
@@ -150,6 +155,7 @@ func TestHarnessReload(t *testing.T) {
 }
 
 func TestHarnessShowsConfigErrors(t *testing.T) {
+	t.Parallel()
 	if _, err := adapt(t, ":80 {\n\tno_such_directive\n}"); err == nil || !strings.Contains(err.Error(), "no_such_directive") {
 		t.Errorf("adapting says: %v", err)
 	}
@@ -163,6 +169,7 @@ func TestHarnessShowsConfigErrors(t *testing.T) {
 }
 
 func TestHarnessCurl(t *testing.T) {
+	t.Parallel()
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)
 	if out := mustCurl(t, "http://"+p.HTTP+"/", "-d", "x=1"); out != "seen by the app\n" {
@@ -175,6 +182,7 @@ func TestHarnessCurl(t *testing.T) {
 
 // TestHarnessFindsCanaries leaks secrets in the ways that real ones have leaked.
 func TestHarnessFindsCanaries(t *testing.T) {
+	t.Parallel()
 	secret := []byte("canary \x00 \"of\" ten/bytes+")
 	app := newRawApp(t)
 	p := startPlain(t, app.Addr)

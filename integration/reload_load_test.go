@@ -54,6 +54,7 @@ func loadSite(n int) string {
 // With each reload Caddy closes idle connections, and a client that begins a request on one at that moment must begin it again. That
 // is safe as long as Caddy had not taken it: if it had, the session token would be spent, and Oz would refuse the capsule.
 func TestReloadUnderManyUploads(t *testing.T) {
+	t.Parallel()
 	oz := accountOptions()
 	oz.AnalysisTime = 20 * time.Millisecond
 	x := startChain(t, oz, loadSite(0), withAccount...)

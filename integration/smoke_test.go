@@ -19,6 +19,7 @@ const smokeSite = `
 
 // TestSmoke takes one capsule all the way: whole to Oz, the decision to the app.
 func TestSmoke(t *testing.T) {
+	t.Parallel()
 	oz, app := startSandbox(t, sandbox.Options{BestShotSize: 400_000}), newRawApp(t)
 	p := startCaddy(t, smokeSite, withEnv("OZ", oz.URL), withEnv("APP", app.Addr))
 	p.eachProtocol(t, func(t *testing.T, c *client) {

@@ -51,7 +51,7 @@ func (m *memory) receive(ctx context.Context, size, declared, rate int64, wait, 
 // Whatever clients do, the memory holds, nothing is left behind, and an upload
 // is only refused when its wait is over.
 func TestMemoryHolds(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		synctest.Test(t, func(t *testing.T) {
 			const total = 64 << 20
 			m := newMemory(total)
