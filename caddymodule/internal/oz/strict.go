@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -24,7 +25,9 @@ type strict struct {
 // readObject reads doc, which has to be one object, and calls member with the
 // name of each of its members. A member function must read exactly one value.
 func readObject(doc []byte, member func(s strict, name string) error) error {
-	s := strict{jsontext.NewDecoder(bytes.NewBuffer(doc))}
+	s := strict{decoders.Get().(*jsontext.Decoder)}
+	s.dec.Reset(bytes.NewBuffer(doc))
+	defer s.end()
 	if s.kind() != jsontext.KindBeginObject {
 		return fmt.Errorf("%w: not an object, after byte 0", ErrMalformed)
 	}
@@ -35,6 +38,15 @@ func readObject(doc []byte, member func(s strict, name string) error) error {
 		return s.malformed(errors.New("more than one value"))
 	}
 	return nil
+}
+
+// decoders keep the space that they need for the names of objects.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
+// end gives the decoder back, without the document.
+func (s strict) end() {
+	s.dec.Reset(new(bytes.Buffer))
+	decoders.Put(s.dec)
 }
 
 func (s strict) kind() jsontext.Kind { return s.dec.PeekKind() }
