@@ -151,8 +151,8 @@ func (c *graceConn) Close() error {
 
 // ReadFrom implements io.ReaderFrom: net/http sends a body through it. A
 // buffer from a pool, larger than io.Copy's, saves an allocation for each
-// capsule and three of four of its system calls; one still larger would show
-// in the memory of many capsules at once.
+// capsule and two of three of its system calls; one still larger saves no more,
+// and shows in the memory of many capsules at once.
 func (c *graceConn) ReadFrom(r io.Reader) (int64, error) {
 	buf := capsuleBuffers.Get().(*[]byte)
 	defer capsuleBuffers.Put(buf)
@@ -160,6 +160,6 @@ func (c *graceConn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 var capsuleBuffers = sync.Pool{New: func() any {
-	b := make([]byte, 128<<10)
+	b := make([]byte, 96<<10)
 	return &b
 }}
