@@ -11,7 +11,7 @@ import (
 // keep their places at first is a second in which the upstream may be idle.
 const (
 	slowSilence = 500 * time.Millisecond
-	slowGrace   = time.Second
+	slowGrace   = 750 * time.Millisecond
 	soundRate   = 32 << 10 // bytes a second
 )
 
