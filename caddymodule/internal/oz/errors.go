@@ -6,23 +6,15 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Codes of Oz's error objects. With a capsule, 3, 4 and 5 have a meaning of
-// their own, which is the one that counts here. What none of the names covers
-// may still come: no code is more than a number to be passed on.
+// Codes of Oz's error objects that mean something here. With a capsule, 3, 4 and
+// 5 have a meaning of their own, which is the one that counts. Any other code is
+// a number to be passed on.
 const (
-	CodeUnknown          = 0  // unknown error on Oz's side
-	CodeNotAllowed       = 1  // method not supported
-	CodeNotRealized      = 2  // documented, but not implemented
 	CodeMissingPayload   = 3  // the container has no payload (elsewhere: a required field is missing)
 	CodeNoMedia          = 4  // the container has no media (elsewhere: a bad value)
 	CodeDamaged          = 5  // the container is damaged (elsewhere: a value of the wrong type)
-	CodeAuthNotProvided  = 6  // no access token
-	CodeAuthInvalid      = 7  // unknown access token
-	CodeAuthExpired      = 8  // expired access token
-	CodeAuthForbidden    = 9  // not for this user
-	CodeNotExist         = 10 // no such resource
-	CodeExternalService  = 11 // a service that Oz depends on failed
-	CodeDatabase         = 12 // not documented; believed to be a critical database error
+	CodeAuthNotProvided  = 6  // no access token; the first of the codes about it
+	CodeAuthForbidden    = 9  // not for this user; the last of them
 	CodeNoContainer      = 13 // no container in the request
 	CodeInvalidContainer = 14 // decryption, signature, hash or session token: the reason is only in Oz's own log
 )
