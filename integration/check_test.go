@@ -3,12 +3,7 @@ package integration_test
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"net/http/httptest"
 	"os"
@@ -314,29 +309,11 @@ func TestCheckUnknown(t *testing.T) {
 	}
 }
 
-// jwtKeys makes a folder like Oz's API_KEYS_DIR.
-func jwtKeys(t testing.TB) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	check(t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	check(t, err)
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	check(t, err)
-	dir := t.TempDir()
-	for name, block := range map[string]*pem.Block{
-		"jwt.key": {Type: "PRIVATE KEY", Bytes: private}, "jwt.pub": {Type: "PUBLIC KEY", Bytes: public},
-	} {
-		check(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
-	}
-	return dir
-}
-
 // TestCheckSharedKeys promises that upstreams of one block which refuse each other's capsules are found, though each of them is well by
 // itself, and that a capsule is sent to one of them only.
 func TestCheckSharedKeys(t *testing.T) {
 	t.Parallel()
-	keys := sandbox.Options{KeysDir: jwtKeys(t)}
+	keys := sandbox.Options{KeysDir: keysDir(t)}
 	shared := []*ozServer{startSandbox(t, keys), startSandbox(t, keys)}
 	foreign := startSandbox(t, sandbox.Options{})
 	for name, test := range map[string]struct {
