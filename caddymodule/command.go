@@ -34,7 +34,7 @@ func init() {
 }
 
 // ozInstantCommand refuses a subcommand that doesn't exist. Cobra by itself
-// would print help and exit with 0, so that a script with a typo goes on.
+// would print help and exit with 0, and a script with a typo would go on.
 func ozInstantCommand(cmd *cobra.Command) {
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {

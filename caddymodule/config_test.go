@@ -185,7 +185,7 @@ func TestConfigsThatLoad(t *testing.T) {
 	} {
 		t.Run(fields, func(t *testing.T) {
 			if h := newHandler(t, neverAsked(t), fields); h.client == nil {
-				t.Error("there is no way to Oz")
+				t.Error("the handler has no client for Oz")
 			}
 		})
 	}

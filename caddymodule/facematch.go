@@ -61,7 +61,7 @@ func firstOfQuality(liveness ozclient.Answer) []byte {
 	return nil
 }
 
-// referenceError says why there is no reference photo.
+// referenceError is why the app's reference photo cannot be used.
 type referenceError struct {
 	reason oz.Reason
 	err    error

@@ -88,9 +88,9 @@ type document struct {
 	mediaType string
 }
 
-// document makes the app's body: the folder, less the best shot and what
-// `strip` names, or, where there is no folder for it, the problem document that
-// the client would have had.
+// document makes the app's body: the folder without the best shot and what
+// `strip` names. A decision that has no folder for the app comes with the
+// problem document that the client would have got.
 func (h *Handler) document(res *Result) (document, error) {
 	if !reachesApp(res.verdict.Decision) {
 		return document{h.problem(res).document(), problemMediaType}, nil

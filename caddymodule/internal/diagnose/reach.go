@@ -49,7 +49,7 @@ func (c *checker) reach(ctx context.Context) error {
 		return errEarlier
 	}
 	defer conn.Close()
-	if !transport.TLSEnabled() || transport.ProxyProtocol != "" { // which would have to come first
+	if !transport.TLSEnabled() || transport.ProxyProtocol != "" { // a PROXY header would have to come before the handshake
 		return nil
 	}
 	var secured bool

@@ -163,8 +163,8 @@ func TestEncodedAnswers(t *testing.T) {
 	}
 }
 
-// Of an answer that is not a folder what may be an error object is kept. Too long
-// or cut it is none, and that is no fault: its status says enough.
+// An answer that is not a folder is kept if it may be an error object. One that
+// is too long or cut is dropped without an error: its status says enough.
 func TestAnswerThatIsAnError(t *testing.T) {
 	for _, test := range []struct {
 		name string
