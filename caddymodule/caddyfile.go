@@ -50,6 +50,14 @@ func init() {
 //	        wait   <duration>
 //	        memory <size>
 //	    }
+//	    seal {
+//	        audience <aud>
+//	        issuer   <iss>
+//	        subject  <value>
+//	        lifetime <duration>
+//	        key      <file...>
+//	        jwks     <path>
+//	    }
 //	    client_gone     finish|cancel
 //	    biometry {
 //	        reference     <uri>
@@ -210,6 +218,7 @@ func (p *parser) options() map[string]parseFunc {
 		"handle_decision": p.parseHandleDecision,
 		"biometry":        p.parseBiometry,
 		"capacity":        p.parseCapacity,
+		"seal":            p.parseSeal,
 	}
 }
 
@@ -436,6 +445,19 @@ func (p *parser) parseCapacity(d *caddyfile.Dispenser) error {
 		},
 		"wait":   durationOption(&c.Wait),
 		"memory": sizeOption(&c.Memory),
+	})
+}
+
+func (p *parser) parseSeal(d *caddyfile.Dispenser) error {
+	s := new(Seal)
+	p.handler.Seal = s
+	return p.block(d, map[string]parseFunc{
+		"audience": textOption(&s.Audience),
+		"issuer":   textOption(&s.Issuer),
+		"subject":  textOption(&s.Subject),
+		"lifetime": durationOption(&s.Lifetime),
+		"key":      textsOption(&s.Key),
+		"jwks":     textOption(&s.JWKS),
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/seal"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
@@ -31,6 +32,7 @@ import (
 // `X-Oz-Quality`, `X-Oz-Biometry` | the status of that analysis, the worst if there are several
 // `X-Oz-Error-Code` | Oz's error code
 // `X-Oz-Best-Shot` | with `best_shot` `attach`: `attached`, `absent` or `unusable`
+// `X-Oz-Seal` | with `seal`: the above, signed
 //
 // From every request, matched or not, the handler removes each header field and
 // trailer whose name an app server could take for one of these (lower-cased,
@@ -143,6 +145,9 @@ type Handler struct {
 	// Default: no limit.
 	Capacity *Capacity `json:"capacity,omitempty"`
 
+	// A signed proof of the decision for the app. Default: none.
+	Seal *Seal `json:"seal,omitempty"`
+
 	// What a client that leaves ends. `finish`: only an unfinished upload; once
 	// the capsule is complete it is analysed and the app gets the decision, and
 	// has 30 seconds for it. `cancel`: everything, at once. Default: `finish`.
@@ -151,6 +156,8 @@ type Handler struct {
 	matchers      caddyhttp.MatcherSets // of capsules
 	tokenMatchers caddyhttp.MatcherSets // of session tokens
 	policy        oz.Policy
+	capsulePaths  []string
+	site          any
 	stripPaths    []oz.Path
 	requirePaths  []oz.Path
 	client        *ozclient.Client
@@ -271,6 +278,51 @@ type Capacity struct {
 	Memory int64 `json:"memory,omitempty"`
 }
 
+// Seal gives the app a proof of the decision: the header `X-Oz-Seal` of every
+// decided request is a compact JWS (RFC 7515) by ES256, of the type
+// `oz-seal+jwt`, which any JWT library verifies. An app that does so needs no
+// trust in the network between Caddy and itself.
+//
+// Its claims are `iss`, `aud`, `sub`, `iat`, `exp`, `jti` (unique), `htm` and
+// `path` (of the request line as the client sent it); each header field above
+// under the name of its placeholder, such as `decision`, absent where the field
+// is; and `folder_sha256`, the SHA-256 of the folder as the app gets it, in
+// lower-case hex: of the body, or with `best_shot` `attach` of the part
+// `folder`. Until it expires, a copied request is as good as the first: an app
+// should take each `jti` once.
+type Seal struct {
+	// Whom the seal is for, as the app knows itself, such as
+	// `https://app.example.com`. The app must compare it, or a seal of another
+	// app would do. It is a fixed text and never the request's Host. Required.
+	Audience string `json:"audience"`
+
+	// Who made the seal. Default: `oz_instant`.
+	Issuer string `json:"issuer,omitempty"`
+
+	// Whom the decision is about, usually a placeholder such as
+	// `{http.auth.user.id}`. If a part of it is empty or unknown, or if it has
+	// more than 256 bytes, there is no `sub`. Default: none.
+	Subject string `json:"subject,omitempty"`
+
+	// How long the seal is valid, in whole seconds. Default: `60s`.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// Files with the keys: PEM of a P-256 key, as PKCS#8 or SEC1, without a
+	// passphrase. The first signs, and all are published: a new key is put
+	// last, first after ten minutes, and the old one is taken out when its last
+	// seal has expired. They are read when the config is loaded. Default: one
+	// key, made once and kept in Caddy's storage (`oz_instant/seal.pem`), which
+	// all gateways with this storage use.
+	Key []string `json:"key,omitempty"`
+
+	// Where the keys are published, as a JWK set (RFC 7517), whatever the
+	// matcher says. Only GET and HEAD are answered.
+	// Default: `/.well-known/oz-instant/jwks.json`.
+	JWKS string `json:"jwks,omitempty"`
+
+	keys *seal.Keys
+}
+
 const (
 	defaultMaxCapsule     = 32 << 20
 	defaultMaxAnswer      = 64 << 20
@@ -281,6 +333,9 @@ const (
 	defaultTag            = "photo_selfie"
 	defaultMaxReference   = 10 << 20
 	defaultWait           = caddy.Duration(15 * time.Second)
+	defaultIssuer         = "oz_instant"
+	defaultLifetime       = caddy.Duration(60 * time.Second)
+	defaultJWKS           = "/.well-known/oz-instant/jwks.json"
 
 	// unboundedQueue is the queue without slots: limited by memory alone.
 	unboundedQueue = 1 << 20
@@ -314,6 +369,11 @@ func (h *Handler) setDefaults() {
 		setDefault(&b.Tag, defaultTag)
 		setDefault(&b.MaxReference, defaultMaxReference)
 	}
+	if s := h.Seal; s != nil {
+		setDefault(&s.Issuer, defaultIssuer)
+		setDefault(&s.Lifetime, defaultLifetime)
+		setDefault(&s.JWKS, defaultJWKS)
+	}
 	if c := h.Capacity; c != nil {
 		setDefault(&c.Wait, defaultWait)
 		if c.Queue == nil {
@@ -328,7 +388,7 @@ func (h *Handler) setDefaults() {
 
 // copyParts gives h parts of its own, which setDefaults may fill in.
 func (h *Handler) copyParts() {
-	h.SessionToken, h.Biometry, h.Capacity = copied(h.SessionToken), copied(h.Biometry), copied(h.Capacity)
+	h.SessionToken, h.Biometry, h.Capacity, h.Seal = copied(h.SessionToken), copied(h.Biometry), copied(h.Capacity), copied(h.Seal)
 }
 
 func copied[T any](part *T) *T {
@@ -381,6 +441,7 @@ func (h *Handler) Validate() error {
 	for _, err := range []error{
 		h.Config.Validate(), h.validateNumbers(), h.validateWords(), h.SessionToken.validate(h.MatcherSetsRaw),
 		validateRequirements(h.Require), validateDecisions(h.Pass, h.HandleDecision), h.Biometry.validate(), h.Capacity.validate(h.MaxCapsule),
+		h.Seal.validate(h.MatcherSetsRaw, h.SessionToken),
 	} {
 		if err != nil {
 			return err
@@ -474,7 +535,7 @@ func (s *SessionToken) validate(matchers caddyhttp.RawMatcherSets) error {
 	if s == nil {
 		return nil
 	}
-	if !strings.HasPrefix(s.Path, "/") || strings.ContainsAny(s.Path, "*?[\\#{} ") {
+	if !plainPath(s.Path) {
 		return invalid("session_token", fmt.Errorf("invalid path %q (want a plain path such as /session_token)", s.Path))
 	}
 	if s.Timeout <= 0 {

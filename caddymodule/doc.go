@@ -37,11 +37,13 @@
 //	problem.go       refusals
 //	sessiontoken.go  session tokens
 //	facematch.go     the reference photo and the second call
+//	seal.go          the signed proof of a decision
 //	metrics.go       Prometheus collectors
 //	command.go       caddy oz-instant
 //
 //	internal/oz        the protocol: prune, read strictly, decide
 //	internal/ozclient  the way to Oz
 //	internal/upload    the client's body: progress, slots, queue, memory
+//	internal/seal      keys and signing
 //	internal/diagnose  check and explain
 package caddymodule

@@ -40,6 +40,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
+	if doc.seal, err = h.Seal.sign(r, res, doc.folder); err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, err)
+	}
 	if routes, routed := h.routesFor(res.verdict.Decision); routed {
 		next = routes.Compile(next)
 	}
@@ -86,6 +89,8 @@ func (h *Handler) serveApp(w http.ResponseWriter, r *http.Request, next caddyhtt
 type document struct {
 	body      []byte
 	mediaType string
+	folder    []byte // the body, or the part of it that is the folder
+	seal      string // empty without one
 }
 
 // document makes the app's body: the folder without the best shot and what
@@ -93,7 +98,8 @@ type document struct {
 // problem document that the client would have got.
 func (h *Handler) document(res *Result) (document, error) {
 	if !reachesApp(res.verdict.Decision) {
-		return document{h.problem(res).document(), problemMediaType}, nil
+		body := h.problem(res).document()
+		return document{body: body, mediaType: problemMediaType, folder: body}, nil
 	}
 	body, err := h.folders(res)
 	if err != nil {
@@ -102,7 +108,7 @@ func (h *Handler) document(res *Result) (document, error) {
 	if h.BestShot == bestShotAttach {
 		return attached(body, res.liveness.BestShots), nil
 	}
-	return document{body, "application/json"}, nil
+	return document{body: body, mediaType: "application/json", folder: body}, nil
 }
 
 // folders returns what Oz said, as JSON: the folder, or with face matching both.
@@ -157,7 +163,7 @@ func attached(folder []byte, shots []oz.BestShot) document {
 		name = "best_shot_" + strconv.Itoa(n)
 	}
 	m.Close()
-	return document{m.Bytes(), m.ContentType}
+	return document{body: m.Bytes(), mediaType: m.ContentType, folder: folder}
 }
 
 // deliver turns r into the request that the app gets: the client's own with
@@ -169,6 +175,9 @@ func deliver(r *http.Request, res *Result, doc document) *http.Request {
 	r.Header["Content-Type"] = []string{doc.mediaType}
 	r.Header["Content-Length"] = []string{strconv.Itoa(len(doc.body))}
 	res.setHeader(r.Header)
+	if doc.seal != "" {
+		r.Header[headerSeal] = []string{doc.seal}
+	}
 
 	d := r.WithContext(r.Context())
 	d.Body = io.NopCloser(bytes.NewReader(doc.body))

@@ -43,6 +43,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionRoutes(ctx); err != nil {
 		return err
 	}
+	if err := h.provisionSeal(ctx); err != nil {
+		return err
+	}
+	if err := h.joinSite(ctx); err != nil {
+		return err
+	}
 	return h.provisionOz(ctx)
 }
 
@@ -50,6 +56,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) compile() {
 	h.policy.Analyses, _ = analysisTypes(h.Analyses)
 	h.stripPaths, _ = parsePaths(h.Strip)
+	h.capsulePaths = capsulePaths(h.MatcherSetsRaw)
 	for _, req := range h.Require {
 		path, _ := oz.ParsePath(req.Path)
 		h.requirePaths = append(h.requirePaths, path)
@@ -110,6 +117,7 @@ func (c *Capacity) limits() upload.Capacity {
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
 func (h *Handler) Cleanup() error {
+	h.leaveSite()
 	if h.gate != nil {
 		h.gate.Close()
 	}
@@ -141,6 +149,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.refuse(w, r, refusal, r.ContentLength != 0)
 	case kind == sessionTokenRequest:
 		return h.serveSessionToken(w, r)
+	case kind == jwksRequest:
+		return h.Seal.serve(w)
 	case kind != capsuleRequest:
 		return next.ServeHTTP(w, r)
 	}

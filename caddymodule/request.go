@@ -203,6 +203,7 @@ const (
 	otherRequest requestKind = iota // continues undecided
 	capsuleRequest
 	sessionTokenRequest
+	jwksRequest
 )
 
 // classify says what a request is, or why it is refused. On the matched path it
@@ -210,6 +211,10 @@ const (
 // not judged, posted straight to the path, would look to the app like a folder.
 // Not one byte of a capsule is read here.
 func (h *Handler) classify(w http.ResponseWriter, r *http.Request) (requestKind, *problem, error) {
+	if h.Seal.isJWKS(r) {
+		kind, refusal := classifyJWKSRequest(w, r)
+		return kind, refusal, nil
+	}
 	isToken, err := h.SessionToken.matches(r, h.tokenMatchers)
 	if err != nil {
 		return otherRequest, nil, err
@@ -295,7 +300,7 @@ func (h *Handler) capsuleProblem(r *http.Request) *problem {
 	case r.ContentLength > h.MaxCapsule:
 		return tooLarge(h.MaxCapsule, "max_capsule")
 	}
-	return headerProblem(r, h.MaxHeader)
+	return headerProblem(r, h.Seal, h.MaxHeader)
 }
 
 func isCapsuleType(lines []string) bool {
@@ -320,8 +325,10 @@ func isIdentity(lines []string) bool {
 // comes last: a client could so hide its DECLINED from the app.
 const maxHeaderLines = 100
 
-func headerProblem(r *http.Request, maxSize int64) *problem {
-	lines, size := 0, int64(len(r.Method)+len(r.RequestURI)+len(r.Proto)+len("  \r\n")+len("Host: \r\n")+len(r.Host))
+// headerProblem also counts what the path adds to a seal, which the app's server
+// has to take on top.
+func headerProblem(r *http.Request, seal *Seal, maxSize int64) *problem {
+	lines, size := 0, int64(len(r.Method)+len(r.RequestURI)+len(r.Proto)+len("  \r\n")+len("Host: \r\n")+len(r.Host)+seal.pathSize(r))
 	for name, values := range r.Header {
 		lines += len(values)
 		for _, value := range values {

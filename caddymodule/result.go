@@ -220,6 +220,15 @@ func (res *Result) setHeader(h http.Header) {
 	}
 }
 
+// setClaims writes the facts that the app gets as header fields into its seal.
+func (res *Result) setClaims(claims map[string]any) {
+	for i, f := range facts {
+		if res.words[i] != "" {
+			claims[f.name] = res.words[i]
+		}
+	}
+}
+
 // logFields returns the facts as the log and the access log have them.
 func (res *Result) logFields() []zap.Field {
 	fields := make([]zap.Field, 0, len(facts)+16)

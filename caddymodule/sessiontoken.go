@@ -28,14 +28,36 @@ func checkTokenMatchers(sets caddyhttp.RawMatcherSets, path string) error {
 				return fmt.Errorf("the matcher %s may hold for the path of capsules only, or for session tokens too (want one handle block or site for each)", mixed)
 			}
 		}
-		var patterns caddyhttp.MatchPath
-		if raw, ok := set["path"]; ok && caddy.StrictUnmarshalJSON(raw, &patterns) == nil && slices.ContainsFunc(patterns, func(pattern string) bool {
-			return strings.EqualFold(strings.TrimRight(pattern, "*"), path)
-		}) {
-			return fmt.Errorf("%s is the path of the capsules (want another one)", path)
-		}
+	}
+	if slices.ContainsFunc(capsulePaths(sets), samePath(path)) {
+		return fmt.Errorf("%s is the path of the capsules (want another one)", path)
 	}
 	return nil
+}
+
+// capsulePaths are the paths that the matchers of capsules name, without their
+// asterisks.
+func capsulePaths(sets caddyhttp.RawMatcherSets) (paths []string) {
+	for _, set := range sets {
+		var patterns caddyhttp.MatchPath
+		if raw, ok := set["path"]; !ok || caddy.StrictUnmarshalJSON(raw, &patterns) != nil {
+			continue
+		}
+		for _, pattern := range patterns {
+			paths = append(paths, strings.TrimRight(pattern, "*"))
+		}
+	}
+	return paths
+}
+
+// samePath compares paths as Caddy's path matcher does.
+func samePath(path string) func(string) bool {
+	return func(other string) bool { return strings.EqualFold(path, other) }
+}
+
+// plainPath reports whether path stands for itself in a path matcher.
+func plainPath(path string) bool {
+	return strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "*?[\\#{} ")
 }
 
 // tokenMatchers are the matchers of session tokens: those of the capsules less

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,17 +24,18 @@ func TestExampleShowsEveryOption(t *testing.T) {
 	text, err := os.ReadFile(file)
 	check(t, err)
 	all := commentedOption.ReplaceAllString(string(text), "$1$2")
+	key := keyFile(t, "PRIVATE KEY", ecKey(t, elliptic.P256()))
 	for _, other := range []string{"credentials", "access_token"} { // there can be only one of them
 		options := regexp.MustCompile("(?m)^\\t+"+other+" .*$").ReplaceAllString(all, "")
 		err = validate(t, options, withEnv("SITE", "http://localhost:8080"), withEnv("OZ_URL", "https://oz.internal"),
-			withEnv("OZ_ACCESS_TOKEN", "a-token"), withEnv("OZ_EMAIL", "gateway@example.com"), withEnv("OZ_PASSWORD", "a-password"))
+			withEnv("OZ_ACCESS_TOKEN", "a-token"), withEnv("OZ_EMAIL", "gateway@example.com"), withEnv("OZ_PASSWORD", "a-password"), withEnv("SEAL_KEY", key))
 		if err != nil {
 			t.Errorf("with all options but %s: %v", other, err)
 		}
 	}
 	for _, option := range []string{
 		"base_path", "access_token", "credentials", "biometry", "capacity", "max_capsule", "max_header", "max_answer", "upload_timeout", "timeout", "best_shot", "strip", "analyses",
-		"require", "pass", "handle_decision", "client_gone",
+		"require", "pass", "handle_decision", "client_gone", "seal",
 	} {
 		if !strings.Contains(string(text), "\n\t\t#"+option+" ") {
 			t.Errorf("%s is not shown", option)
