@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
@@ -64,6 +65,69 @@ func golden(t *testing.T, file string) {
 	if got != want {
 		t.Errorf("adapted to:\n%s\nwant:\n%s", got, want)
 	}
+}
+
+// FuzzCaddyfile adapts any text as the directive's arguments and block. An error must say where; what adapts must be JSON that the
+// handler reads strictly and that adapts to the same once more.
+func FuzzCaddyfile(f *testing.F) {
+	files, err := filepath.Glob("testdata/adapt/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		f.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		input, _, _ := strings.Cut(string(content), "\n----------\n")
+		f.Add(input)
+	}
+	f.Fuzz(func(t *testing.T, input string) {
+		if strings.Contains(input, "import") { // which reads files
+			return
+		}
+		adapted, err := adapt(input)
+		if err != nil {
+			if strings.HasPrefix(err.Error(), "parsing caddyfile tokens for 'oz_instant'") && !strings.Contains(err.Error(), "Caddyfile:") {
+				t.Errorf("the error doesn't say where: %v", err)
+			}
+			return
+		}
+		if again, err := adapt(input); err != nil || again != adapted {
+			t.Errorf("adapted to\n%s\nand then to\n%s", adapted, again)
+		}
+		for _, handler := range handlersIn(adapted) {
+			if err := caddy.StrictUnmarshalJSON(handler, new(Handler)); err != nil {
+				t.Errorf("%v in %s", err, handler)
+			}
+		}
+	})
+}
+
+// handlersIn returns the configs of all oz_instant handlers in a config.
+func handlersIn(config string) (found [][]byte) {
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, element := range v {
+				walk(element)
+			}
+		case map[string]any:
+			if v["handler"] == "oz_instant" {
+				delete(v, "handler")
+				raw, _ := json.Marshal(v)
+				found = append(found, raw)
+			}
+			for _, element := range v {
+				walk(element)
+			}
+		}
+	}
+	var root any
+	_ = json.Unmarshal([]byte(config), &root)
+	walk(root)
+	return found
 }
 
 func write(t *testing.T, file, input, expectation string) {

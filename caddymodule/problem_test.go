@@ -36,6 +36,24 @@ func (p *problem) read(t *testing.T) map[string]any {
 	return doc
 }
 
+// FuzzProblem puts any words of Oz into a problem document: it stays one object of valid UTF-8 that every JSON reader takes, of a
+// bounded size, with the status that the answer has.
+func FuzzProblem(f *testing.F) {
+	f.Add(14, "Invalid container")
+	f.Add(-1<<31, "\x00\xff\u2028\"}{</script>")
+	f.Add(0, strings.Repeat("\u00e9", 300))
+	f.Fuzz(func(t *testing.T, code int, message string) {
+		p := newProblem(string(oz.Container), http.StatusBadRequest, "t", "d").withOzError(&oz.Error{Code: code, Message: message})
+		doc := p.document()
+		if !utf8.Valid(doc) || len(doc) > 2500 || strings.ContainsFunc(string(doc), func(c rune) bool { return c < ' ' }) {
+			t.Errorf("the document is %q", doc)
+		}
+		if got := p.read(t); got["status"] != 400.0 || got["error_code"] != float64(code) || len(got) < 5 || len(got) > 6 {
+			t.Errorf("read as %v", got)
+		}
+	})
+}
+
 // A document has the members of RFC 9457, and Oz's own only where Oz said
 // something: a code of 0 is one.
 func TestProblemDocument(t *testing.T) {
