@@ -15,18 +15,26 @@ import (
 	"testing"
 )
 
-// assertNoCanary fails the test if one of the secrets stands in anything that the Caddy has shown or kept: its log, which is at
-// debug level, its metrics, its config, the stacks of its goroutines, its files. A secret also counts in the guises that logs
-// and encoders give it.
+// assertNoCanary fails the test if one of the secrets stands in anything that the Caddy has shown or kept: its output, which is a log
+// at debug level, and spans where the test wants them, its metrics, what its admin endpoint shows, the stacks of its goroutines, its
+// files and those that it has open, deleted or not. A secret also counts in the guises that logs and encoders give it.
 func (p *caddyProc) assertNoCanary(t testing.TB, secrets ...[]byte) {
 	t.Helper()
 	places := map[string][]byte{
 		"log":        []byte(p.logs.String()),
 		"metrics":    []byte(p.Metrics(t)),
 		"config":     []byte(p.Config(t)),
+		"upstreams":  []byte(p.AdminGet(t, "/reverse_proxy/upstreams")),
 		"goroutines": []byte(p.Goroutines(t)),
 	}
 	maps.Copy(places, p.files(t))
+	maps.Copy(places, p.openFiles(t))
+	assertNowhere(t, places, secrets)
+}
+
+// assertNowhere fails the test if one of the secrets is in one of the places.
+func assertNowhere(t testing.TB, places map[string][]byte, secrets [][]byte) {
+	t.Helper()
 	for _, secret := range secrets {
 		if len(secret) < 10 {
 			t.Fatalf("the secret %q is too short to be told from chance", secret)

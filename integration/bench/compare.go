@@ -17,6 +17,7 @@ import (
 // cpuCase is a kind of load of which the CPU time is compared.
 type cpuCase struct {
 	name     string
+	ours     peer
 	size     sandbox.Size
 	protocol protocol
 	weight   int     // of how many times as many capsules a measurement consists, so that it lasts long enough
@@ -24,10 +25,11 @@ type cpuCase struct {
 }
 
 var cpuCases = []cpuCase{
-	{"cpu", 2 << 20, h1, 1, 0.95},
-	{"cpu-small", 200_000, h1, 4, 1},
-	{"cpu-tls-h1", 2 << 20, h1TLS, 1, 1},
-	{"cpu-tls-h2", 2 << 20, h2TLS, 1, 1},
+	{"cpu", ozInstant, 2 << 20, h1, 1, 0.95},
+	{"cpu-small", ozInstant, 200_000, h1, 4, 1},
+	{"cpu-tls-h1", ozInstant, 2 << 20, h1TLS, 1, 1},
+	{"cpu-tls-h2", ozInstant, 2 << 20, h2TLS, 1, 1},
+	{"cpu-trust", ozInstantTrust, 2 << 20, h1, 1, 1.25},
 }
 
 const (
@@ -120,8 +122,8 @@ func (c *comparison) cpu(ctx context.Context, cc cpuCase) (f finding, err error)
 	capsules := c.capsules * cc.weight
 	fmt.Fprintf(c.progress, "%s: %d pairs of %d capsules …\n", cc.name, c.rounds, capsules)
 	f = finding{
-		title: fmt.Sprintf("CPU of the gateway per capsule of %s, %s, %d clients, %d pairs of %d capsules",
-			cc.size.String(), cc.protocol, c.clients, c.rounds, capsules),
+		title: fmt.Sprintf("CPU of the gateway per capsule of %s, %s, %d clients, %d pairs of %d capsules%s",
+			cc.size.String(), cc.protocol, c.clients, c.rounds, capsules, cc.ours.note),
 		plain: plainReceiving, unit: "ms", goal: cc.goal,
 	}
 	w := workload{int64(cc.size), int64(c.bestShot), c.clients, cc.protocol}
@@ -131,7 +133,7 @@ func (c *comparison) cpu(ctx context.Context, cc cpuCase) (f finding, err error)
 			err = errors.Join(err, r.close())
 		}
 	}()
-	for _, peer := range []peer{ozInstant, plainReceiving} {
+	for _, peer := range []peer{cc.ours, plainReceiving} {
 		r, err := newRig(ctx, c.binary, c.dir, peer, w)
 		if err != nil {
 			return f, err

@@ -30,6 +30,16 @@ var ozInstant = peer{name: "oz_instant", decides: true, directives: `
 	oz_instant ` + verifyPath + ` http://{$OZ}
 	reverse_proxy {$APP}`}
 
+// ozInstantTrust is oz_instant with what proves a decision, and lets a capsule count once.
+var ozInstantTrust = peer{name: "oz_instant", note: ", with seal and replay_guard", decides: true, directives: `
+	oz_instant ` + verifyPath + ` http://{$OZ} {
+		seal {
+			audience app
+		}
+		replay_guard memory
+	}
+	reverse_proxy {$APP}`}
+
 // A plain Caddy does the same work at the sockets with what Caddy brings along: the capsule streams to Oz on a connection of its
 // own, the answer comes in, and then the app gets a request. Any answer but 201 goes to the client, and fails the run. The capsule
 // is spent by the time of the app's turn, so the app gets a GET: a little less work than the folder and the header fields that
