@@ -77,7 +77,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	}
 	matcherSet, err := h.ExtractMatcherSet()
 	if err != nil {
-		return nil, err
+		return nil, located(h.Dispenser, err)
 	}
 	h.Next()
 
@@ -116,10 +116,10 @@ func (p *parser) parse(tokens caddyfile.Segment) error {
 	}
 	rp := new(reverseproxy.Handler)
 	if err := rp.UnmarshalCaddyfile(caddyfile.NewDispenser(rest)); err != nil {
-		return err
+		return located(directive, err)
 	}
 	if err := rp.FinalizeUnmarshalCaddyfile(p.helper); err != nil {
-		return err
+		return located(directive, err)
 	}
 	p.handler.ReverseProxy = rp
 	return p.validate(directive)
@@ -271,7 +271,16 @@ func (p *parser) once(segment caddyfile.Segment, path, name string, parse parseF
 		return d.Errf("%s was already given on line %d", name, before[0].Line())
 	}
 	p.at[path] = append(p.at[path], firstToken(segment))
-	return parse(d)
+	return located(firstToken(segment), parse(d))
+}
+
+// located adds the place of d to an error that has none: some of Caddy's own
+// parsers leave it out.
+func located(d *caddyfile.Dispenser, err error) error {
+	if err == nil || strings.Contains(err.Error(), d.File()+":") {
+		return err
+	}
+	return d.WrapErr(err)
 }
 
 // block parses the options in the block of an option that takes no arguments.

@@ -175,7 +175,7 @@ func TestDocsDecisions(t *testing.T) {
 }
 
 func TestDocsHeaders(t *testing.T) {
-	var names []string
+	names := []string{headerSeal}
 	for _, f := range facts {
 		if f.header != "" {
 			names = append(names, f.header)
