@@ -28,7 +28,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:      "oz-instant",
-		Short:     "Checks an Oz Instant deployment, and explains answers of Oz",
+		Short:     "Checks an Oz Instant deployment, explains answers of Oz, and verifies seals",
 		CobraFunc: ozInstantCommand,
 	})
 }
@@ -38,18 +38,19 @@ func init() {
 func ozInstantCommand(cmd *cobra.Command) {
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return fmt.Errorf("unknown command %q (want check or explain)", args[0])
+			return fmt.Errorf("unknown command %q (want check, explain or verify)", args[0])
 		}
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	cmd.AddCommand(checkCommand(), explainCommand())
+	cmd.AddCommand(checkCommand(), explainCommand(), verifyCommand())
 }
 
 // Errors that end a command whose output has said everything.
 var (
 	errChecksFailed = errors.New("some checks failed")
 	errNotJudged    = errors.New("some things can't be judged from here")
+	errNoSeal       = errors.New("this seal proves nothing")
 )
 
 func checkCommand() *cobra.Command {
@@ -235,6 +236,84 @@ func runExplain(cmd *cobra.Command, args []string) error {
 		}
 	}
 	return nil
+}
+
+func verifyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify --jwks <url|file> --audience <aud> [--issuer <iss>] [--folder <file>] [--json] <token|->",
+		Short: "Verifies a seal, the value of X-Oz-Seal, and shows its claims",
+		Long: `
+Verifies a seal, which is read from standard input if the argument is -, by the
+keys that a site publishes. --jwks is a file with these keys or their URL; that
+of the site alone, such as https://app.example.com, means
+` + diagnose.SealKeysPath + ` there.
+
+The exit code is 0 if the seal holds. That says that the claims are true, and
+not that the decision is SUCCESS: read it. Otherwise everything that doesn't
+hold is printed, and the exit code is 1.`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().String("jwks", "", "where the keys are: the site's URL, that of its JWK Set, or a file")
+	cmd.Flags().String("audience", "", "the audience that the seal must have")
+	cmd.Flags().String("issuer", "oz_instant", "the issuer that the seal must have")
+	cmd.Flags().String("folder", "", "a file with the folder document, byte for byte as it was delivered")
+	cmd.Flags().Bool("plain-http", false, "fetch the keys over http from another machine, too")
+	cmd.Flags().Bool("json", false, "print one JSON document")
+	_ = cmd.MarkFlagRequired("jwks") // these flags exist
+	_ = cmd.MarkFlagRequired("audience")
+	cmd.RunE = runVerify
+	return cmd
+}
+
+func runVerify(cmd *cobra.Command, args []string) error {
+	cmd.SilenceUsage = true // it was called correctly
+	rules, err := sealRules(cmd)
+	if err != nil {
+		return err
+	}
+	token, err := sealArgument(cmd, args[0])
+	if err != nil {
+		return err
+	}
+	from, _ := cmd.Flags().GetString("jwks")
+	plainHTTP, _ := cmd.Flags().GetBool("plain-http")
+	keys, err := diagnose.LoadSealKeys(cmd.Context(), from, plainHTTP)
+	if err != nil {
+		return fmt.Errorf("--jwks: %w", err)
+	}
+	seal := diagnose.VerifySeal(token, keys, rules)
+	write := seal.Print
+	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
+		write = seal.WriteJSON
+	}
+	if err := write(cmd.OutOrStdout()); err != nil {
+		return err
+	}
+	if !seal.Holds {
+		return errNoSeal
+	}
+	return nil
+}
+
+func sealRules(cmd *cobra.Command) (rules diagnose.SealRules, err error) {
+	rules.Audience, _ = cmd.Flags().GetString("audience")
+	rules.Issuer, _ = cmd.Flags().GetString("issuer")
+	if rules.Audience == "" || rules.Issuer == "" {
+		return rules, errors.New("--audience, --issuer: must not be empty")
+	}
+	if file, _ := cmd.Flags().GetString("folder"); file != "" {
+		rules.Folder, err = os.ReadFile(file)
+	}
+	return rules, err
+}
+
+// sealArgument returns the seal, less the end of its line.
+func sealArgument(cmd *cobra.Command, arg string) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), diagnose.MaxSeal+3)) // one byte too many, and a line end
+	return strings.TrimRight(string(text), "\r\n"), err
 }
 
 func defaultHandler() *Handler {
