@@ -1,0 +1,120 @@
+// Shows how an app in C# verifies seals: copy SealVerifier. It needs Microsoft.IdentityModel.JsonWebTokens.
+//
+//   dotnet run -- <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//
+// It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
+//
+// The tests of this repository don't run this one: Debian has no .NET. Run it on the seals in ../vectors before you rely on it.
+
+using System.Globalization;
+using System.Security.Cryptography;
+using Microsoft.IdentityModel.JsonWebTokens;
+using Microsoft.IdentityModel.Tokens;
+
+var coolDown = TimeSpan.FromSeconds(args.Length > 3 ? double.Parse(args[3], CultureInfo.InvariantCulture) : 30);
+var verifier = new SealVerifier(new Uri(args[0]), args[1], coolDown);
+var folder = args[2] == "" ? null : File.ReadAllBytes(args[2]);
+var status = 0;
+while (Console.ReadLine() is { } seal)
+{
+    try
+    {
+        var claims = await verifier.VerifyAsync(seal, folder);
+        Console.WriteLine("ok " + claims.GetPayloadValue<string>("decision"));
+    }
+    catch (SecurityTokenException e)
+    {
+        status = 1;
+        Console.WriteLine("no: " + e.Message.ReplaceLineEndings(" "));
+    }
+}
+return status;
+
+/// <summary>Verifies the seals of one site. Make one, and keep it: it keeps the keys.</summary>
+public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown)
+{
+    private static readonly TimeSpan Leeway = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan MaxAge = TimeSpan.FromMinutes(10); // of keys, so that one that the site takes back isn't trusted for ever
+    private static readonly HttpClient Http = new() { Timeout = TimeSpan.FromSeconds(5), MaxResponseContentBufferSize = 256 << 10 };
+
+    private readonly SemaphoreSlim turn = new(1);
+    private JsonWebKeySet keys = new();
+    private long? fetched; // by Environment.TickCount64
+
+    /// <summary>Returns the seal if it holds, and throws a SecurityTokenException otherwise.</summary>
+    /// <param name="seal">the value of X-Oz-Seal</param>
+    /// <param name="folder">the folder document as the app received it, byte for byte; null if the app doesn't read it</param>
+    public async Task<JsonWebToken> VerifyAsync(string seal, byte[]? folder)
+    {
+        var handler = new JsonWebTokenHandler { MapInboundClaims = false };
+        if (!handler.CanReadToken(seal))
+        {
+            throw new SecurityTokenMalformedException("not a compact JWS");
+        }
+        var key = await KeyAsync(new JsonWebToken(seal).Kid);
+        var result = await handler.ValidateTokenAsync(seal, new TokenValidationParameters
+        {
+            ValidAlgorithms = [SecurityAlgorithms.EcdsaSha256], // never what the seal itself names
+            ValidTypes = ["oz-seal+jwt"],
+            ValidAudience = audience,
+            ValidIssuer = "oz_instant",
+            IssuerSigningKey = key,
+            TryAllIssuerSigningKeys = false,
+            RequireExpirationTime = true,
+            RequireSignedTokens = true,
+            ClockSkew = Leeway,
+        });
+        if (!result.IsValid)
+        {
+            throw new SecurityTokenException(result.Exception.Message, result.Exception);
+        }
+        var claims = (JsonWebToken)result.SecurityToken;
+        // The handler looks at exp and nbf, and not at iat.
+        if (!claims.TryGetPayloadValue<long>("iat", out var iat) || iat > DateTimeOffset.UtcNow.Add(Leeway).ToUnixTimeSeconds())
+        {
+            throw new SecurityTokenException("no iat, or issued in the future");
+        }
+        if (!claims.TryGetPayloadValue<string>("decision", out _))
+        {
+            throw new SecurityTokenException("no decision");
+        }
+        if (folder is not null &&
+            (!claims.TryGetPayloadValue<string>("folder_sha256", out var digest) ||
+             digest != Convert.ToHexString(SHA256.HashData(folder)).ToLowerInvariant()))
+        {
+            throw new SecurityTokenException("the folder is not the one that was sealed");
+        }
+        return claims;
+    }
+
+    /// <summary>Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one.</summary>
+    private async Task<SecurityKey> KeyAsync(string kid)
+    {
+        await turn.WaitAsync();
+        try
+        {
+            var now = Environment.TickCount64;
+            if (fetched is { } at && now - at >= MaxAge.TotalMilliseconds)
+            {
+                keys = new JsonWebKeySet();
+            }
+            // Unknown kids, which anyone can make up, mustn't cause more fetches than one in each cool-down.
+            if (Find(kid) is null && (fetched is not { } last || now - last >= coolDown.TotalMilliseconds))
+            {
+                fetched = now;
+                keys = new JsonWebKeySet(await Http.GetStringAsync(jwks));
+            }
+            return Find(kid) ?? throw new SecurityTokenSignatureKeyNotFoundException("unknown kid");
+        }
+        catch (Exception e) when (e is HttpRequestException or TaskCanceledException or ArgumentException)
+        {
+            throw new SecurityTokenException("fetching the keys: " + e.GetType().Name, e);
+        }
+        finally
+        {
+            turn.Release();
+        }
+    }
+
+    private JsonWebKey? Find(string kid) => keys.Keys.FirstOrDefault(key => key.Kid == kid && key.Kty == "EC" && key.Crv == "P-256");
+}

@@ -1,0 +1,139 @@
+// Command go shows how an app in Go verifies seals: copy Verifier. It needs github.com/go-jose/go-jose/v4.
+//
+//	go run ./integration/examples/verify/go <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//
+// It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// Verifier verifies the seals of one site. Make one, and keep it: it keeps the keys.
+type Verifier struct {
+	JWKS     string        // https://app.example.com/.well-known/oz-instant/jwks.json
+	Audience string        // as in the site's configuration
+	CoolDown time.Duration // between two fetches of the keys: unknown kids, which anyone can make up, mustn't cause more of them
+
+	mu      sync.Mutex
+	keys    jose.JSONWebKeySet
+	fetched time.Time
+}
+
+// maxAge is how long keys are kept, so that one that the site takes back isn't trusted for ever.
+const maxAge = 10 * time.Minute
+
+// Claims are what the gateway says. Add those that you use.
+type Claims struct {
+	jwt.Claims
+	Decision     string `json:"decision"`
+	FolderSHA256 string `json:"folder_sha256"`
+}
+
+// Verify returns the claims of a seal that holds. folder is the folder document as the app received it, byte for byte; nil if the
+// app doesn't read it.
+func (v *Verifier) Verify(seal string, folder []byte) (*Claims, error) {
+	token, err := jwt.ParseSigned(seal, []jose.SignatureAlgorithm{jose.ES256}) // never what the seal itself names
+	if err != nil {
+		return nil, err
+	}
+	if typ := token.Headers[0].ExtraHeaders[jose.HeaderType]; typ != "oz-seal+jwt" {
+		return nil, errors.New("not a seal: typ is another")
+	}
+	key, err := v.key(token.Headers[0].KeyID)
+	if err != nil {
+		return nil, err
+	}
+	claims := new(Claims)
+	if err := token.Claims(key, claims); err != nil {
+		return nil, err
+	}
+	expected := jwt.Expected{Issuer: "oz_instant", AnyAudience: jwt.Audience{v.Audience}, Time: time.Now()}
+	if err := claims.ValidateWithLeeway(expected, 30*time.Second); err != nil {
+		return nil, err
+	}
+	if claims.Expiry == nil || claims.IssuedAt == nil || claims.Decision == "" { // go-jose lets absent ones pass
+		return nil, errors.New("exp, iat or decision is missing")
+	}
+	if sum := sha256.Sum256(folder); folder != nil && hex.EncodeToString(sum[:]) != claims.FolderSHA256 {
+		return nil, errors.New("the folder is not the one that was sealed")
+	}
+	return claims, nil
+}
+
+// key returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one.
+func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if time.Since(v.fetched) >= maxAge {
+		v.keys = jose.JSONWebKeySet{}
+	}
+	if len(v.keys.Key(kid)) == 0 && time.Since(v.fetched) >= v.CoolDown {
+		v.fetched = time.Now()
+		if err := v.fetch(); err != nil {
+			return nil, fmt.Errorf("fetching the keys: %w", err)
+		}
+	}
+	if found := v.keys.Key(kid); len(found) > 0 {
+		return &found[0], nil
+	}
+	return nil, errors.New("unknown kid")
+}
+
+func (v *Verifier) fetch() error {
+	client := http.Client{Timeout: 5 * time.Second}
+	res, err := client.Get(v.JWKS)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New(res.Status)
+	}
+	var keys jose.JSONWebKeySet
+	err = json.NewDecoder(io.LimitReader(res.Body, 256<<10)).Decode(&keys)
+	if err == nil {
+		v.keys = keys
+	}
+	return err
+}
+
+func main() {
+	verifier := &Verifier{JWKS: os.Args[1], Audience: os.Args[2], CoolDown: 30 * time.Second}
+	var folder []byte
+	if os.Args[3] != "" {
+		folder, _ = os.ReadFile(os.Args[3])
+		if folder == nil {
+			fmt.Println("the folder file can't be read")
+			os.Exit(1)
+		}
+	}
+	if len(os.Args) > 4 {
+		verifier.CoolDown, _ = time.ParseDuration(os.Args[4] + "s")
+	}
+	status := 0
+	for seals := bufio.NewScanner(os.Stdin); seals.Scan(); {
+		claims, err := verifier.Verify(seals.Text(), folder)
+		if err != nil {
+			status = 1
+			fmt.Println("no:", strings.ReplaceAll(err.Error(), "\n", " "))
+			continue
+		}
+		fmt.Println("ok", claims.Decision)
+	}
+	os.Exit(status)
+}

@@ -1,0 +1,95 @@
+"""Shows how an app in Python verifies seals: copy Verifier. It needs PyJWT with cryptography (pip install pyjwt[crypto]).
+
+    python3 verify.py <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+
+It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
+"""
+
+import hashlib
+import hmac
+import json
+import math
+import sys
+import threading
+import time
+import urllib.request
+
+import jwt
+
+MAX_AGE = 600  # of keys, in seconds, so that one that the site takes back isn't trusted for ever
+
+
+class Verifier:
+    """Verifies the seals of one site. Make one, and keep it: it keeps the keys.
+
+    Not by jwt.PyJWKClient: that fetches the keys again for each unknown kid, which anyone can make up.
+    """
+
+    def __init__(self, jwks, audience, cool_down=30):
+        self.jwks, self.audience, self.cool_down = jwks, audience, cool_down
+        self.lock, self.keys, self.fetched = threading.Lock(), {}, -math.inf
+
+    def verify(self, seal, folder=None):
+        """Returns the claims of a seal that holds, and raises jwt.PyJWTError otherwise.
+
+        folder is the folder document as the app received it, byte for byte; None if the app doesn't read it.
+        """
+        header = jwt.get_unverified_header(seal)
+        if header.get("typ") != "oz-seal+jwt":
+            raise jwt.InvalidTokenError("not a seal: typ is another")
+        claims = jwt.decode(
+            seal,
+            self.key(header.get("kid")),
+            algorithms=["ES256"],  # never what the seal itself names
+            audience=self.audience,
+            issuer="oz_instant",
+            leeway=30,
+            options={"require": ["iss", "aud", "exp", "iat", "decision"]},
+        )
+        if folder is not None:
+            digest = hashlib.sha256(folder).hexdigest()
+            if not hmac.compare_digest(digest, claims.get("folder_sha256", "")):
+                raise jwt.InvalidTokenError("the folder is not the one that was sealed")
+        return claims
+
+    def key(self, kid):
+        """Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one."""
+        with self.lock:
+            now = time.monotonic()
+            if now - self.fetched >= MAX_AGE:
+                self.keys = {}
+            if kid not in self.keys and now - self.fetched >= self.cool_down:
+                self.fetched = now
+                self.fetch()
+            if kid not in self.keys:
+                raise jwt.InvalidTokenError("unknown kid")
+            return self.keys[kid]
+
+    def fetch(self):
+        try:
+            with urllib.request.urlopen(self.jwks, timeout=5) as answer:
+                keys = json.loads(answer.read(256 << 10))["keys"]
+        except (OSError, ValueError, KeyError) as error:
+            raise jwt.InvalidTokenError("fetching the keys: " + str(error)) from error
+        self.keys = {k["kid"]: jwt.PyJWK(k, "ES256").key for k in keys if k.get("crv") == "P-256" and "kid" in k}
+
+
+def main():
+    jwks, audience, file = sys.argv[1:4]
+    verifier = Verifier(jwks, audience, *map(float, sys.argv[4:5]))
+    folder = None
+    if file:
+        with open(file, "rb") as f:
+            folder = f.read()
+    status = 0
+    for line in sys.stdin:
+        try:
+            print("ok", verifier.verify(line.rstrip("\n"), folder)["decision"], flush=True)
+        except jwt.PyJWTError as error:
+            status = 1
+            print("no:", " ".join(str(error).split()), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

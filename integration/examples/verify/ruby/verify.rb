@@ -1,0 +1,78 @@
+# Shows how an app in Ruby verifies seals: copy Verifier. It needs jwt (gem install jwt).
+#
+#   ruby verify.rb <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+#
+# It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
+require 'digest'
+require 'json'
+require 'jwt'
+require 'net/http'
+
+# Verifies the seals of one site. Make one, and keep it: it keeps the keys.
+class Verifier
+  LEEWAY = 30 # seconds
+  MAX_AGE = 600 # of keys, so that one that the site takes back isn't trusted for ever
+
+  def initialize(jwks, audience, cool_down = 30)
+    @jwks, @audience, @cool_down = URI(jwks), audience, cool_down
+    @lock, @keys, @fetched = Mutex.new, { keys: [] }, -Float::INFINITY
+  end
+
+  # Returns the claims of a seal that holds, and raises JWT::DecodeError otherwise. folder is the folder document as the app
+  # received it, byte for byte; nil if the app doesn't read it.
+  def verify(seal, folder = nil)
+    claims, header = JWT.decode(
+      seal, nil, true,
+      algorithms: ['ES256'], # never what the seal itself names
+      jwks: method(:keys), aud: @audience, verify_aud: true, iss: 'oz_instant', verify_iss: true, leeway: LEEWAY,
+      required_claims: %w[aud iss exp iat decision]
+    )
+    raise JWT::DecodeError, 'not a seal: typ is another' unless header['typ'] == 'oz-seal+jwt'
+    # Not by verify_iat, which has no leeway.
+    raise JWT::DecodeError, 'issued in the future' unless claims['iat'].is_a?(Integer) && claims['iat'] <= Time.now.to_i + LEEWAY
+    raise JWT::DecodeError, 'the folder is not the one that was sealed' if folder && Digest::SHA256.hexdigest(folder) != claims['folder_sha256']
+
+    claims
+  end
+
+  private
+
+  # Is asked again, with kid_not_found, where the keys at hand don't have the seal's: so the site can take a new one.
+  def keys(options)
+    @lock.synchronize do
+      now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      age = now - @fetched
+      @keys = { keys: [] } if age >= MAX_AGE
+      if age >= (options[:kid_not_found] ? @cool_down : MAX_AGE)
+        @fetched = now
+        @keys = fetch
+      end
+      @keys
+    end
+  end
+
+  def fetch
+    answer = Net::HTTP.start(@jwks.host, @jwks.port, use_ssl: @jwks.scheme == 'https', open_timeout: 5, read_timeout: 5) do |http|
+      http.get(@jwks.request_uri)
+    end
+    raise JWT::DecodeError, "fetching the keys: #{answer.code}" unless answer.is_a?(Net::HTTPOK)
+
+    list = JSON.parse(answer.body, symbolize_names: true)[:keys]
+    { keys: list.select { |key| key[:crv] == 'P-256' && key[:kid] } }
+  rescue SystemCallError, Timeout::Error, SocketError, JSON::ParserError => e
+    raise JWT::DecodeError, "fetching the keys: #{e.class}"
+  end
+end
+
+jwks, audience, file, cool_down = ARGV
+verifier = Verifier.new(jwks, audience, *cool_down&.to_f)
+folder = file.empty? ? nil : File.binread(file)
+status = 0
+$stdout.sync = true
+$stdin.each_line(chomp: true) do |seal|
+  puts "ok #{verifier.verify(seal, folder)['decision']}"
+rescue JWT::DecodeError => e
+  status = 1
+  puts "no: #{e.message.tr("\n", ' ')}"
+end
+exit status
