@@ -11,13 +11,18 @@ import (
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
+	needs(t, name, err)
+	return path
+}
+
+// needs does the same for what is no program, such as a library: err says whether it is there.
+func needs(t testing.TB, name string, err error) {
+	t.Helper()
 	switch {
 	case err == nil:
-		return path
 	case os.Getenv("OZ_ALL_TESTS") != "":
 		t.Fatalf("%s is needed for this test: %v", name, err)
 	default:
 		t.Skipf("%s is needed for this test and not there; with OZ_ALL_TESTS set that is a failure", name)
 	}
-	return ""
 }

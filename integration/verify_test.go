@@ -1,0 +1,200 @@
+package integration_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// verifiers return the command that runs each program of examples/verify, without its arguments. That in C# is not among them:
+// Debian has no .NET.
+var verifiers = map[string]func(t testing.TB, folder string) []string{
+	"Go": func(t testing.TB, folder string) []string {
+		binary := filepath.Join(t.TempDir(), "verify")
+		if out, err := exec.CommandContext(t.Context(), program(t, "go"), "build", "-o", binary, filepath.Join(folder, "go")).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return []string{binary}
+	},
+	"Python": func(t testing.TB, folder string) []string {
+		// Debian's packages are for Debian's Python, which need not be the first in PATH.
+		python := program(t, "python3")
+		if exec.Command(python, "-c", "import jwt, cryptography").Run() != nil {
+			python = "/usr/bin/python3"
+		}
+		needs(t, "PyJWT", exec.Command(python, "-c", "import jwt, cryptography").Run())
+		return []string{python, filepath.Join(folder, "python", "verify.py")}
+	},
+	"Node.js": func(t testing.TB, folder string) []string {
+		node := program(t, "node")
+		_, err := os.Stat(filepath.Join(folder, "node", "node_modules", "jose"))
+		needs(t, "jose for Node.js", err)
+		return []string{node, filepath.Join(folder, "node", "verify.js")}
+	},
+	"PHP": func(t testing.TB, folder string) []string {
+		command := []string{program(t, "php"), "-d", "apc.enable_cli=1"}
+		const probe = `require 'phpseclib3/autoload.php'; exit(function_exists('apcu_add') ? 0 : 1);`
+		needs(t, "phpseclib with APCu", exec.Command(command[0], "-r", probe).Run())
+		return append(command, filepath.Join(folder, "php", "verify.php"))
+	},
+	"Java": func(t testing.TB, folder string) []string {
+		javac, java := program(t, "javac"), program(t, "java")
+		classes := []string{t.TempDir()}
+		for _, jar := range []string{"databind", "core", "annotations"} {
+			file := "/usr/share/java/jackson-" + jar + ".jar"
+			_, err := os.Stat(file)
+			needs(t, "Jackson for Java", err)
+			classes = append(classes, file)
+		}
+		path := strings.Join(classes, ":")
+		if out, err := exec.CommandContext(t.Context(), javac, "-d", classes[0], "-cp", path, filepath.Join(folder, "java", "Verify.java")).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return []string{java, "-XX:TieredStopAtLevel=1", "-cp", path, "Verify"}
+	},
+	"Ruby": func(t testing.TB, folder string) []string {
+		ruby := program(t, "ruby")
+		needs(t, "jwt for Ruby", exec.Command(ruby, "-rjwt", "-e", "").Run())
+		return []string{ruby, filepath.Join(folder, "ruby", "verify.rb")}
+	},
+}
+
+// coolDown is the time between two fetches of the keys by each verifier, in this test.
+const coolDown = time.Second
+
+// verdicts counts what a verifier says.
+type verdicts struct {
+	*verifier
+	accepted, refused int
+}
+
+// judge has a seal judged. decision is what must be accepted; empty: it must be refused.
+func (v *verdicts) judge(t testing.TB, name, seal, decision string) {
+	t.Helper()
+	got := v.verdict(t, seal)
+	switch {
+	case decision != "" && got != "ok "+decision:
+		t.Errorf("%s: got %q, want ok %s", name, got, decision)
+	case decision != "":
+		v.accepted++
+	case !strings.HasPrefix(got, "no: "):
+		t.Errorf("%s: got %q, want a refusal", name, got)
+	default:
+		v.refused++
+	}
+}
+
+// TestVerifiers promises of each verifier that it accepts each good seal and refuses each bad one, that clocks may be half a minute
+// apart, that a new key is good once it is published, and that unknown kids cause no more requests for the keys than one in each
+// cool-down.
+func TestVerifiers(t *testing.T) {
+	t.Parallel()
+	vectors := readSealVectors(t)
+	key, shared := newSealKey(t), newSealKey(t)
+	wrongKind := newRSAKey(t, shared.kid)
+	for language, command := range verifiers {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			line := command(t, verifyFolder(t))
+			next := newSealKey(t)
+			site := newKeySite(t, append(slices.Clone(vectors.keys), key.published(t), wrongKind.published(t), shared.published(t))...)
+
+			start := time.Now()
+			v := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, vectors.Folder, strconv.Itoa(int(coolDown.Seconds())))}
+			for _, vector := range vectors.Vectors {
+				v.judge(t, vector.Name, vector.Token, vector.Decision)
+			}
+			seal := func(k sealKey, issued, expires time.Duration) string {
+				return k.seal(t, vectors, issued, expires)
+			}
+			v.judge(t, "just expired", seal(key, -time.Minute, -10*time.Second), "SUCCESS")
+			v.judge(t, "expired for half a minute", seal(key, -time.Minute, -31*time.Second), "")
+			v.judge(t, "issued in a moment", seal(key, 20*time.Second, time.Minute), "SUCCESS")
+			v.judge(t, "issued in a minute", seal(key, time.Minute, 2*time.Minute), "")
+			v.judge(t, "RSA key under the kid of an EC key", seal(wrongKind, 0, time.Minute), "")
+			for range 20 {
+				v.judge(t, "made-up kid", seal(newSealKey(t), 0, time.Minute), "")
+			}
+
+			v.judge(t, "key that is not published yet", seal(next, 0, time.Minute), "")
+			site.publish(next.published(t))
+			for tries := time.Now(); v.verdict(t, seal(next, 0, time.Minute)) != "ok SUCCESS"; {
+				if time.Since(tries) > patience {
+					t.Fatalf("a published key is not accepted after %v and %d requests for the keys", patience, site.requests())
+				}
+				time.Sleep(coolDown / 20) // only the program's clock can end its cool-down
+			}
+			v.judge(t, "made-up kid after the new key", seal(newSealKey(t), 0, time.Minute), "")
+			v.judge(t, "old key after the new one", vectors.vector(t, "good").Token, "SUCCESS")
+			most := 1 + int(time.Since(start)/coolDown)
+			if n := site.requests(); n < 2 || n > most {
+				t.Errorf("%d requests for the keys, want 2 to %d", n, most)
+			}
+			if exit := v.end(t); exit != 1 {
+				t.Errorf("exit %d after refusals, want 1", exit)
+			}
+
+			all := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, "")}
+			all.judge(t, "good, without a folder", vectors.vector(t, "good").Token, "SUCCESS")
+			all.judge(t, "another folder, at which nobody looks", vectors.vector(t, "folder changed").Token, "SUCCESS")
+			if exit := all.end(t); exit != 0 {
+				t.Errorf("exit %d with nothing refused, want 0", exit)
+			}
+			if !t.Failed() {
+				t.Logf("%s accepts all %d good ones, refuses each of %d bad ones, takes a new key, and asked %d times for the keys",
+					language, v.accepted+all.accepted, v.refused, site.requests())
+			}
+		})
+	}
+}
+
+// TestVerifyCommand promises the claims of a good seal and exit code 0, and of a bad one what doesn't hold and exit code 1.
+func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
+	vectors := readSealVectors(t)
+	site := newKeySite(t, vectors.keys...)
+	base, _, _ := strings.Cut(site.URL, "/.well-known")
+	verify := func(stdin string, args ...string) command {
+		return runCaddy(t, stdin, nil, append([]string{"oz-instant", "verify"}, args...)...)
+	}
+	good, bad := vectors.vector(t, "good").Token, vectors.vector(t, "expired").Token
+
+	got := verify(good+"\n", "--jwks", base, "--audience", vectors.Audience, "--folder", vectors.Folder, "-")
+	if got.Exit != 0 || got.Err != "" {
+		t.Errorf("good: exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+	if line := missing("kid …\naud … app.example.com\ndecision … SUCCESS\nexp … 2100-01-01T00:00:00Z, in …days\nfolder_sha256 …\npath … /verify?attempt=1", got.Out); line != "" {
+		t.Errorf("good: %q is not in\n%s", line, got.Out)
+	}
+	got = verify("", "--jwks", vectors.JWKS, "--audience", vectors.Audience, "--json", good)
+	if doc := gjson.Parse(got.Out); got.Exit != 0 || !doc.Get("holds").Bool() || doc.Get("claims.decision").Str != "SUCCESS" || doc.Get("failures").Exists() {
+		t.Errorf("good, as JSON: exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+
+	got = verify("", "--jwks", vectors.JWKS, "--audience", "other", "--folder", vectors.JWKS, bad)
+	if line := missing("the seal does not hold:\nexpired: expired since 2020-01-01T00:01:00Z…\naudience: aud is …\nfolder: …, not a re-serialised body", got.Out); got.Exit != 1 || line != "" {
+		t.Errorf("bad: exit %d, %q is not in\n%s%s", got.Exit, line, got.Out, got.Err)
+	}
+	got = verify("", "--jwks", vectors.JWKS, "--audience", vectors.Audience, "--json", bad)
+	if doc := gjson.Parse(got.Out); got.Exit != 1 || doc.Get("holds").Bool() || doc.Get("failures.#").Int() != 1 || doc.Get("failures.0.fault").Str != "expired" {
+		t.Errorf("bad, as JSON: exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+	for want, args := range map[string][]string{
+		"required flag(s) \"audience\"":     {"--jwks", vectors.JWKS, good},
+		"--audience, --issuer: must not be": {"--jwks", vectors.JWKS, "--audience", "", good},
+		"required flag(s) \"jwks\"":         {"--audience", vectors.Audience, good},
+		"plain http":                        {"--jwks", "http://app.internal", "--audience", vectors.Audience, good},
+		"no such file":                      {"--jwks", vectors.JWKS, "--audience", vectors.Audience, "--folder", "none.json", good},
+	} {
+		if got := verify("", args...); got.Exit != 1 || !strings.Contains(got.Err, want) {
+			t.Errorf("%v: exit %d, want %s in\n%s%s", args, got.Exit, want, got.Out, got.Err)
+		}
+	}
+}
