@@ -45,5 +45,5 @@
 //	internal/ozclient  the way to Oz
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
-//	internal/diagnose  check and explain
+//	internal/diagnose  check, explain and verify
 package caddymodule

@@ -14,6 +14,7 @@ import (
 //	                   between them may be left out, and … stands for any text within a line
 //	<!-- shown: … -->  a sh block that is not run here, and why not
 //	<!-- handler -->   a json block right after a caddyfile block: the oz_instant handler that this adapts to
+//	<!-- part of … --> a block that stands in a file, whose path from the top folder follows
 //
 // A sh block must have one of the comments. A caddyfile block needs none: each must adapt by itself.
 
@@ -69,6 +70,7 @@ func examples(blocks []block) (found []example, errs []error) {
 		case b.Marker == "prints" && i > 0 && blocks[i-1].Marker == "run":
 			found[len(found)-1].Prints = b.Text
 		case b.Marker == "handler" && b.Lang == "json" && i > 0 && blocks[i-1].Lang == "caddyfile": // see TestDocsAdapt
+		case strings.HasPrefix(b.Marker, "part of ") && b.Lang != "sh": // see TestDocsParts
 		case b.Marker != "" && !shown:
 			errs = append(errs, fmt.Errorf("line %d: the marker %q means nothing here", b.Line, b.Marker))
 		case b.Lang == "sh" && !shown:

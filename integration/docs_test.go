@@ -105,6 +105,24 @@ func TestDocsAdapt(t *testing.T) {
 	}
 }
 
+// TestDocsParts promises that code which is shown as a part of a file stands there.
+func TestDocsParts(t *testing.T) {
+	t.Parallel()
+	root, docs := documents(t)
+	for _, d := range docs {
+		for _, b := range d.Blocks {
+			name, marked := strings.CutPrefix(b.Marker, "part of ")
+			if !marked {
+				continue
+			}
+			file, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
+			if err != nil || !strings.Contains(string(file), b.Text) {
+				t.Errorf("%s, line %d: this is no part of %s (%v)", d.Name, b.Line, name, err)
+			}
+		}
+	}
+}
+
 // ozHandler returns the first oz_instant handler of a configuration.
 func ozHandler(t testing.TB, config string) any {
 	t.Helper()

@@ -170,7 +170,7 @@ func TestVerifyCommand(t *testing.T) {
 	if got.Exit != 0 || got.Err != "" {
 		t.Errorf("good: exit %d\n%s%s", got.Exit, got.Out, got.Err)
 	}
-	if line := missing("kid …\naud … app.example.com\ndecision … SUCCESS\nexp … 2100-01-01T00:00:00Z, in …days\nfolder_sha256 …\npath … /verify?attempt=1", got.Out); line != "" {
+	if line := missing("kid …\naud … app.example.com\ndecision … SUCCESS\nexp … 2100-01-01T00:00:00Z, in …days\nfolder_sha256 …\npath … /verify", got.Out); line != "" {
 		t.Errorf("good: %q is not in\n%s", line, got.Out)
 	}
 	got = verify("", "--jwks", vectors.JWKS, "--audience", vectors.Audience, "--json", good)

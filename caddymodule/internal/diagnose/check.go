@@ -1,6 +1,6 @@
 // Package diagnose examines a deployment of Oz Instant from where the gateway
 // stands, and explains saved answers of Oz. It is the code of the commands
-// `caddy oz-instant check` and `caddy oz-instant explain`, less their flags.
+// `caddy oz-instant check`, `explain` and `verify`, less their flags.
 package diagnose
 
 import (

@@ -104,6 +104,7 @@ func vectors() []vector {
 		{Name: "tampered claim", Fault: "signature", Token: replacePart(declined, 1, encode(claims()))},
 		{Name: "tampered signature", Fault: "signature", Token: replacePart(good, 2, flipped(good))},
 		{Name: "signature of zeros", Fault: "signature", Token: replacePart(good, 2, base64url(make([]byte, 64)))},
+		{Name: "signature with a zero too many", Fault: "signature", Token: replacePart(good, 2, padded(good))},
 		{Name: "signature in DER", Fault: "signature", Token: signingKey.signDER(signingKey.header(), claims())},
 		{Name: "no signature", Fault: "signature", Token: replacePart(good, 2, "")},
 
@@ -142,7 +143,7 @@ func vectors() []vector {
 func claims(changes ...object) object {
 	c := object{
 		"iss": issuer, "aud": audience, "sub": "alice", "iat": past, "exp": future,
-		"jti": "q0V6mW0c3k2v1H8yB5x7Zg", "htm": "POST", "path": "/verify?attempt=1",
+		"jti": "q0V6mW0c3k2v1H8yB5x7Zg", "htm": "POST", "path": "/verify",
 		"decision": "SUCCESS", "folder_id": "3b2c6d1e-6a52-4d33-9b0f-4f0f6a6f4a11", "event_session_id": "7f0c2a52-52b1-4a38-8b7c-9a1d6a1c2e55",
 		"resolution_status": "FINISHED", "system_resolution": "SUCCESS", "quality": "SUCCESS", "folder_sha256": digest(folder),
 	}
@@ -233,6 +234,13 @@ func flipped(token string) string {
 	raw := must(base64.RawURLEncoding.DecodeString(signature))
 	raw[len(raw)-1] ^= 1
 	return base64url(raw)
+}
+
+// padded returns the signature of a seal with a zero before s, which is the same number.
+func padded(token string) string {
+	_, signature := cutLast(token)
+	raw := must(base64.RawURLEncoding.DecodeString(signature))
+	return base64url(slices.Insert(raw, 32, 0))
 }
 
 func replacePart(token string, i int, part string) string {
