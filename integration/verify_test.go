@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
 // verifiers return the command that runs each program of examples/verify, without its arguments. That in C# is not among them:
@@ -91,6 +93,25 @@ func (v *verdicts) judge(t testing.TB, name, seal, decision string) {
 	}
 }
 
+// madeSeal is a seal that a gateway made, with where its keys are and a file with the folder that came with it.
+type madeSeal struct{ token, keys, folder string }
+
+// madeBy returns the seal on the request that the app has got.
+func madeBy(t testing.TB, x *chain) madeSeal {
+	t.Helper()
+	r := x.app.Only(t)
+	file := filepath.Join(t.TempDir(), "folder")
+	check(t, os.WriteFile(file, folderPart(t, r), 0o600))
+	return madeSeal{r.Value("X-Oz-Seal"), "http://" + x.HTTP + jwksPath, file}
+}
+
+func realSeal(t testing.TB) madeSeal {
+	t.Helper()
+	x := startChain(t, sandbox.Options{}, sealSite, withEnv("ISSUER", "i"))
+	x.client(t, "h1").post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{}))
+	return madeBy(t, x)
+}
+
 // TestVerifiers promises of each verifier that it accepts each good seal and refuses each bad one, that clocks may be half a minute
 // apart, that a new key is good once it is published, and that unknown kids cause no more requests for the keys than one in each
 // cool-down.
@@ -99,6 +120,7 @@ func TestVerifiers(t *testing.T) {
 	vectors := readSealVectors(t)
 	key, shared := newSealKey(t), newSealKey(t)
 	wrongKind := newRSAKey(t, shared.kid)
+	real := realSeal(t)
 	for language, command := range verifiers {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
@@ -147,9 +169,15 @@ func TestVerifiers(t *testing.T) {
 			if exit := all.end(t); exit != 0 {
 				t.Errorf("exit %d with nothing refused, want 0", exit)
 			}
+
+			one := &verdicts{verifier: startVerifier(t, line, real.keys, "app", real.folder)}
+			one.judge(t, "made by a gateway", real.token, "SUCCESS")
+			if exit := one.end(t); exit != 0 {
+				t.Errorf("exit %d after the gateway's own seal, want 0", exit)
+			}
 			if !t.Failed() {
 				t.Logf("%s accepts all %d good ones, refuses each of %d bad ones, takes a new key, and asked %d times for the keys",
-					language, v.accepted+all.accepted, v.refused, site.requests())
+					language, v.accepted+all.accepted+one.accepted, v.refused, site.requests())
 			}
 		})
 	}
@@ -170,7 +198,7 @@ func TestVerifyCommand(t *testing.T) {
 	if got.Exit != 0 || got.Err != "" {
 		t.Errorf("good: exit %d\n%s%s", got.Exit, got.Out, got.Err)
 	}
-	if line := missing("kid …\naud … app.example.com\ndecision … SUCCESS\nexp … 2100-01-01T00:00:00Z, in …days\nfolder_sha256 …\npath … /verify", got.Out); line != "" {
+	if line := missing("kid …\naud … https://app.example.com\ndecision … SUCCESS\nexp … 2100-01-01T00:00:00Z, in …days\nfolder_sha256 …\npath … /verify", got.Out); line != "" {
 		t.Errorf("good: %q is not in\n%s", line, got.Out)
 	}
 	got = verify("", "--jwks", vectors.JWKS, "--audience", vectors.Audience, "--json", good)
@@ -195,6 +223,28 @@ func TestVerifyCommand(t *testing.T) {
 	} {
 		if got := verify("", args...); got.Exit != 1 || !strings.Contains(got.Err, want) {
 			t.Errorf("%v: exit %d, want %s in\n%s%s", args, got.Exit, want, got.Out, got.Err)
+		}
+	}
+}
+
+// TestVerifyCommandOnFolders promises that seals of the gateway hold with the folder as the app gets it, in each form that it has.
+func TestVerifyCommandOnFolders(t *testing.T) {
+	t.Parallel()
+	x := startChain(t, sandbox.Options{}, sealSite, withEnv("ISSUER", "gateway-7"))
+	for _, test := range []struct{ path, fault, issuer, decision string }{
+		{"/verify", "", "oz_instant", "SUCCESS"},
+		{"/keep", "", "gateway-7", "SUCCESS"},
+		{"/attach", "", "oz_instant", "SUCCESS"},
+		{"/pass", "oz-error:14", "oz_instant", "INVALID"},
+	} {
+		x.oz.fault(t, test.fault)
+		x.app.Forget()
+		x.client(t, "h2").post(t, test.path, x.oz.Capsule(sandbox.CapsuleSpec{}))
+		seal := madeBy(t, x)
+		got := runCaddy(t, seal.token, nil, "oz-instant", "verify", "--jwks", "http://"+x.HTTP, "--audience", "app", "--issuer", test.issuer,
+			"--folder", seal.folder, "--json", "-")
+		if got.Exit != 0 || gjson.Get(got.Out, "claims.decision").Str != test.decision || gjson.Get(got.Out, "claims.path").Str != test.path {
+			t.Errorf("%s: exit %d\n%s%s", test.path, got.Exit, got.Out, got.Err)
 		}
 	}
 }

@@ -14,11 +14,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	strictjson "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-)
 
-// SealType is the typ of every seal. It keeps another JWT of the same issuer
-// from passing for a seal (RFC 8725, 3.11).
-const SealType = "oz-seal+jwt"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/seal"
+)
 
 // SealLeeway is how far the clocks of gateway and verifier may be apart.
 const SealLeeway = 30 * time.Second
@@ -139,8 +137,8 @@ func (s *Seal) open(token string, keys SealKeys) *SealFailure {
 	switch {
 	case header.Alg != string(jose.ES256):
 		return sealFailure(SealWrongAlg, "alg is %q (want ES256)", header.Alg)
-	case header.Typ != SealType:
-		return sealFailure(SealWrongType, "typ is %q (want %s)", header.Typ, SealType)
+	case header.Typ != seal.Type:
+		return sealFailure(SealWrongType, "typ is %q (want %s)", header.Typ, seal.Type)
 	case header.Crit != nil:
 		return sealFailure(SealMalformed, "the header has crit, which no seal has")
 	}

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/seal"
 )
 
 const vectorsFolder = "../../../integration/examples/verify/vectors"
@@ -110,7 +112,7 @@ func keySet(t testing.TB, keys ...any) SealKeys {
 // seal signs a payload, whatever it is.
 func (s *sealer) seal(t testing.TB, payload string) string {
 	t.Helper()
-	opts := (&jose.SignerOptions{}).WithType(SealType).WithHeader("kid", s.kid)
+	opts := (&jose.SignerOptions{}).WithType(seal.Type).WithHeader("kid", s.kid)
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -429,9 +431,9 @@ func FuzzVerifySeal(f *testing.F) {
 		f.Add(vector.Token, payload)
 	}
 	for _, payload := range []string{
-		`{"iss":"oz_instant","aud":"app.example.com","iat":0,"exp":253402300799,"decision":"DECLINED","decision":"SUCCESS"}`,
-		`{"iss":"oz_instant","aud":["app.example.com"],"iat":0,"exp":253402300799,"Decision":"SUCCESS","deci\u0073ion":"DECLINED"}`,
-		`{"iss":"oz_instant","aud":"app.example.com","iat":-0,"exp":1e99,"decision":"\ud83d\ude00"}`, `{}{}`, `[[[[`, "\xef\xbb\xbf{}",
+		`{"iss":"oz_instant","aud":"https://app.example.com","iat":0,"exp":253402300799,"decision":"DECLINED","decision":"SUCCESS"}`,
+		`{"iss":"oz_instant","aud":["https://app.example.com"],"iat":0,"exp":253402300799,"Decision":"SUCCESS","deci\u0073ion":"DECLINED"}`,
+		`{"iss":"oz_instant","aud":"https://app.example.com","iat":-0,"exp":1e99,"decision":"\ud83d\ude00"}`, `{}{}`, `[[[[`, "\xef\xbb\xbf{}",
 	} {
 		f.Add("..", payload)
 	}

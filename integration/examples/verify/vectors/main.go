@@ -29,7 +29,7 @@ import (
 //go:generate go run .
 
 const (
-	audience = "app.example.com"
+	audience = "https://app.example.com"
 	issuer   = "oz_instant"
 	past     = 1577836800 // 2020-01-01
 	future   = 4102444800 // 2100-01-01
@@ -104,7 +104,6 @@ func vectors() []vector {
 		{Name: "tampered claim", Fault: "signature", Token: replacePart(declined, 1, encode(claims()))},
 		{Name: "tampered signature", Fault: "signature", Token: replacePart(good, 2, flipped(good))},
 		{Name: "signature of zeros", Fault: "signature", Token: replacePart(good, 2, base64url(make([]byte, 64)))},
-		{Name: "signature with a zero too many", Fault: "signature", Token: replacePart(good, 2, padded(good))},
 		{Name: "signature in DER", Fault: "signature", Token: signingKey.signDER(signingKey.header(), claims())},
 		{Name: "no signature", Fault: "signature", Token: replacePart(good, 2, "")},
 
@@ -234,13 +233,6 @@ func flipped(token string) string {
 	raw := must(base64.RawURLEncoding.DecodeString(signature))
 	raw[len(raw)-1] ^= 1
 	return base64url(raw)
-}
-
-// padded returns the signature of a seal with a zero before s, which is the same number.
-func padded(token string) string {
-	_, signature := cutLast(token)
-	raw := must(base64.RawURLEncoding.DecodeString(signature))
-	return base64url(slices.Insert(raw, 32, 0))
 }
 
 func replacePart(token string, i int, part string) string {
