@@ -52,13 +52,13 @@ const (
 )
 
 // SealFailure says what doesn't hold. Its Detail can quote the seal, with
-// whatever control characters that has: print it by Print.
+// whatever control characters that has: write it by Print.
 type SealFailure struct {
 	Fault  SealFault `json:"fault"`
 	Detail string    `json:"detail"`
 }
 
-func (f *SealFailure) Error() string { return string(f.Fault) + ": " + f.Detail }
+func (f *SealFailure) String() string { return string(f.Fault) + ": " + f.Detail }
 
 func sealFailure(fault SealFault, format string, args ...any) *SealFailure {
 	return &SealFailure{fault, fmt.Sprintf(format, args...)}
@@ -89,11 +89,11 @@ func (s *Seal) Err() error {
 	if s.Holds {
 		return nil
 	}
-	errs := make([]error, len(s.Failures))
+	texts := make([]string, len(s.Failures))
 	for i, f := range s.Failures {
-		errs[i] = f
+		texts[i] = f.String()
 	}
-	return errors.Join(errs...)
+	return errors.New(strings.Join(texts, "; "))
 }
 
 // VerifySeal checks a seal in every respect. Of what is signed it names all

@@ -173,7 +173,7 @@ func TestVerifySealClaims(t *testing.T) {
 				}
 				return
 			}
-			if got.Holds || len(got.Failures) != 1 || !strings.HasPrefix(got.Failures[0].Error(), test.want) {
+			if got.Holds || len(got.Failures) != 1 || !strings.HasPrefix(got.Failures[0].String(), test.want) {
 				t.Errorf("got %v, want %s", got.Err(), test.want)
 			}
 		})
