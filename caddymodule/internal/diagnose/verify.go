@@ -70,7 +70,7 @@ type Seal struct {
 	Failures []*SealFailure `json:"failures,omitempty"`
 	KeyID    string         `json:"kid,omitempty"`
 	// Payload is the object with all claims. It is there only if the signature
-	// holds: what nobody has signed isn't worth a look.
+	// holds: anyone can have written claims without one.
 	Payload json.RawMessage `json:"claims,omitempty"`
 
 	names  []string // the claims in the order of Payload

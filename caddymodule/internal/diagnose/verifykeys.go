@@ -56,7 +56,7 @@ func ParseSealKeys(document []byte) (SealKeys, error) {
 			continue // not an object, or a name that isn't a string
 		}
 		if names.D != nil {
-			return SealKeys{}, errors.New("the JWK Set has a private key: whoever reads it can make seals; replace that key now")
+			return SealKeys{}, errors.New("the JWK Set has a private key, and everybody can make seals with it: replace that key now")
 		}
 		key, why := sealKey(raw)
 		switch {
@@ -117,8 +117,8 @@ func quoted(list []string) string {
 
 // LoadSealKeys reads the JWK Set in a file or at a URL. The URL of a site, with
 // no path, stands for the default path there. Over plain http only loopback is
-// asked unless plainHTTP: whoever can answer in the site's place could publish
-// keys of their own. Redirects aren't followed for the same reason.
+// asked unless plainHTTP: anyone on the way could answer in the site's place,
+// with other keys. Redirects aren't followed for the same reason.
 func LoadSealKeys(ctx context.Context, from string, plainHTTP bool) (SealKeys, error) {
 	document, err := readKeySet(ctx, from, plainHTTP)
 	if err != nil {

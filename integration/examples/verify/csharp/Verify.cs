@@ -46,13 +46,8 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown)
     /// <param name="folder">the folder document as the app received it, byte for byte; null if the app doesn't read it</param>
     public async Task<JsonWebToken> VerifyAsync(string seal, byte[]? folder)
     {
-        var handler = new JsonWebTokenHandler { MapInboundClaims = false };
-        if (!handler.CanReadToken(seal))
-        {
-            throw new SecurityTokenMalformedException("not a compact JWS");
-        }
-        var key = await KeyAsync(new JsonWebToken(seal).Kid);
-        var result = await handler.ValidateTokenAsync(seal, new TokenValidationParameters
+        var key = await KeyAsync(KidOf(seal));
+        var result = await new JsonWebTokenHandler().ValidateTokenAsync(seal, new TokenValidationParameters
         {
             ValidAlgorithms = [SecurityAlgorithms.EcdsaSha256], // never what the seal itself names
             ValidTypes = ["oz-seal+jwt"],
@@ -85,6 +80,18 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown)
             throw new SecurityTokenException("the folder is not the one that was sealed");
         }
         return claims;
+    }
+
+    private static string KidOf(string seal)
+    {
+        try
+        {
+            return new JsonWebToken(seal).Kid;
+        }
+        catch (ArgumentException e) // SecurityTokenMalformedException is one, and no SecurityTokenException
+        {
+            throw new SecurityTokenException("not a compact JWS", e);
+        }
     }
 
     /// <summary>Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one.</summary>
