@@ -162,6 +162,13 @@ func (k *keySite) publish(key json.RawMessage) {
 	k.keys = append(k.keys, key)
 }
 
+// withdraw takes the keys back and publishes only this one.
+func (k *keySite) withdraw(key json.RawMessage) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys = []json.RawMessage{key}
+}
+
 func (k *keySite) requests() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -68,8 +68,11 @@ var verifiers = map[string]func(t testing.TB, folder string) []string{
 	},
 }
 
-// coolDown is the time between two fetches of the keys by each verifier, in this test.
-const coolDown = time.Second
+// In these tests verifiers fetch the keys no more often than each coolDown, and keep them for keysLife.
+const (
+	coolDown = time.Second
+	keysLife = 2 * time.Second
+)
 
 // verdicts counts what a verifier says.
 type verdicts struct {
@@ -93,6 +96,22 @@ func (v *verdicts) judge(t testing.TB, name, seal, decision string) {
 	}
 }
 
+// await has seals judged until the verdict is as wanted. Only the program's own clock can bring that about.
+func (v *verdicts) await(t testing.TB, what string, seal func() string, want string) {
+	t.Helper()
+	start := time.Now()
+	for {
+		got := v.verdict(t, seal())
+		if strings.HasPrefix(got, want) {
+			return
+		}
+		if time.Since(start) > patience {
+			t.Fatalf("%s: %q after %v, want %s", what, got, patience, want)
+		}
+		time.Sleep(coolDown / 20)
+	}
+}
+
 // madeSeal is a seal that a gateway made, with where its keys are and a file with the folder that came with it.
 type madeSeal struct{ token, keys, folder string }
 
@@ -113,8 +132,8 @@ func realSeal(t testing.TB) madeSeal {
 }
 
 // TestVerifiers promises of each verifier that it accepts each good seal and refuses each bad one, that clocks may be half a minute
-// apart, that a new key is good once it is published, and that unknown kids cause no more requests for the keys than one in each
-// cool-down.
+// apart, that a new key is good once it is published, and an old one isn't for ever, and that unknown kids cause no more requests for
+// the keys than one in each cool-down.
 func TestVerifiers(t *testing.T) {
 	t.Parallel()
 	vectors := readSealVectors(t)
@@ -129,7 +148,8 @@ func TestVerifiers(t *testing.T) {
 			site := newKeySite(t, append(slices.Clone(vectors.keys), key.published(t), wrongKind.published(t), shared.published(t))...)
 
 			start := time.Now()
-			v := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, vectors.Folder, strconv.Itoa(int(coolDown.Seconds())))}
+			v := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, vectors.Folder,
+				strconv.Itoa(int(coolDown.Seconds())), strconv.Itoa(int(keysLife.Seconds())))}
 			for _, vector := range vectors.Vectors {
 				v.judge(t, vector.Name, vector.Token, vector.Decision)
 			}
@@ -147,14 +167,12 @@ func TestVerifiers(t *testing.T) {
 
 			v.judge(t, "key that is not published yet", seal(next, 0, time.Minute), "")
 			site.publish(next.published(t))
-			for tries := time.Now(); v.verdict(t, seal(next, 0, time.Minute)) != "ok SUCCESS"; {
-				if time.Since(tries) > patience {
-					t.Fatalf("a published key is not accepted after %v and %d requests for the keys", patience, site.requests())
-				}
-				time.Sleep(coolDown / 20) // only the program's clock can end its cool-down
-			}
+			v.await(t, "a published key", func() string { return seal(next, 0, time.Minute) }, "ok SUCCESS")
 			v.judge(t, "made-up kid after the new key", seal(newSealKey(t), 0, time.Minute), "")
 			v.judge(t, "old key after the new one", vectors.vector(t, "good").Token, "SUCCESS")
+			site.withdraw(next.published(t))
+			v.await(t, "a key that was taken back", func() string { return vectors.vector(t, "good").Token }, "no: ")
+			v.judge(t, "new key alone", seal(next, 0, time.Minute), "SUCCESS")
 			most := 1 + int(time.Since(start)/coolDown)
 			if n := site.requests(); n < 2 || n > most {
 				t.Errorf("%d requests for the keys, want 2 to %d", n, most)
@@ -163,7 +181,8 @@ func TestVerifiers(t *testing.T) {
 				t.Errorf("exit %d after refusals, want 1", exit)
 			}
 
-			all := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, "")}
+			again := newKeySite(t, vectors.keys...)
+			all := &verdicts{verifier: startVerifier(t, line, again.URL, vectors.Audience, "")}
 			all.judge(t, "good, without a folder", vectors.vector(t, "good").Token, "SUCCESS")
 			all.judge(t, "another folder, at which nobody looks", vectors.vector(t, "folder changed").Token, "SUCCESS")
 			if exit := all.end(t); exit != 0 {
@@ -176,7 +195,7 @@ func TestVerifiers(t *testing.T) {
 				t.Errorf("exit %d after the gateway's own seal, want 0", exit)
 			}
 			if !t.Failed() {
-				t.Logf("%s accepts all %d good ones, refuses each of %d bad ones, takes a new key, and asked %d times for the keys",
+				t.Logf("%s accepts all %d good ones, refuses each of %d bad ones, takes a new key, forgets an old one, and asked %d times for the keys",
 					language, v.accepted+all.accepted+one.accepted, v.refused, site.requests())
 			}
 		})

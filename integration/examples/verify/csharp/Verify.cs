@@ -1,6 +1,6 @@
 // Shows how an app in C# verifies seals: copy SealVerifier. It needs Microsoft.IdentityModel.JsonWebTokens.
 //
-//   dotnet run -- <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//   dotnet run -- <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -11,8 +11,10 @@ using System.Security.Cryptography;
 using Microsoft.IdentityModel.JsonWebTokens;
 using Microsoft.IdentityModel.Tokens;
 
-var coolDown = TimeSpan.FromSeconds(args.Length > 3 ? double.Parse(args[3], CultureInfo.InvariantCulture) : 30);
-var verifier = new SealVerifier(new Uri(args[0]), args[1], coolDown);
+var seconds = args.Skip(3).Select(arg => double.Parse(arg, CultureInfo.InvariantCulture)).ToArray();
+var coolDown = TimeSpan.FromSeconds(seconds.Length > 1 ? seconds[0] : 30);
+var maxAge = TimeSpan.FromSeconds(seconds.Length > 1 ? seconds[1] : 600);
+var verifier = new SealVerifier(new Uri(args[0]), args[1], coolDown, maxAge);
 var folder = args[2] == "" ? null : File.ReadAllBytes(args[2]);
 var status = 0;
 while (Console.ReadLine() is { } seal)
@@ -30,11 +32,13 @@ while (Console.ReadLine() is { } seal)
 }
 return status;
 
-/// <summary>Verifies the seals of one site. Make one, and keep it: it keeps the keys.</summary>
-public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown)
+/// <summary>
+/// Verifies the seals of one site. Make one, and keep it: it keeps the keys, for maxAge, so that one that the site takes back isn't
+/// trusted for ever.
+/// </summary>
+public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, TimeSpan maxAge)
 {
     private static readonly TimeSpan Leeway = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan MaxAge = TimeSpan.FromMinutes(10); // of keys, so that one that the site takes back isn't trusted for ever
     private static readonly HttpClient Http = new() { Timeout = TimeSpan.FromSeconds(5), MaxResponseContentBufferSize = 256 << 10 };
 
     private readonly SemaphoreSlim turn = new(1);
@@ -101,7 +105,7 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown)
         try
         {
             var now = Environment.TickCount64;
-            if (fetched is { } at && now - at >= MaxAge.TotalMilliseconds)
+            if (fetched is { } at && now - at >= maxAge.TotalMilliseconds)
             {
                 keys = new JsonWebKeySet();
             }

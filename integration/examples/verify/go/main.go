@@ -1,6 +1,6 @@
 // Command go shows how an app in Go verifies seals: copy Verifier. It needs github.com/go-jose/go-jose/v4.
 //
-//	go run ./integration/examples/verify/go <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//	go run ./integration/examples/verify/go <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 package main
@@ -27,15 +27,13 @@ import (
 type Verifier struct {
 	JWKS     string        // https://app.example.com/.well-known/oz-instant/jwks.json
 	Audience string        // as in the site's configuration
-	CoolDown time.Duration // between two fetches of the keys: unknown kids, which anyone can make up, mustn't cause more of them
+	CoolDown time.Duration // between two fetches of the keys, such as 30 s: unknown kids, which anyone can make up, mustn't cause more
+	MaxAge   time.Duration // of the keys, such as 10 min: one that the site takes back mustn't be trusted for ever
 
 	mu      sync.Mutex
 	keys    jose.JSONWebKeySet
 	fetched time.Time
 }
-
-// maxAge is how long keys are kept, so that one that the site takes back isn't trusted for ever.
-const maxAge = 10 * time.Minute
 
 // Claims are what the gateway says. Add those that you use.
 type Claims struct {
@@ -79,7 +77,7 @@ func (v *Verifier) Verify(seal string, folder []byte) (*Claims, error) {
 func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if time.Since(v.fetched) >= maxAge {
+	if time.Since(v.fetched) >= v.MaxAge {
 		v.keys = jose.JSONWebKeySet{}
 	}
 	if len(v.keys.Key(kid)) == 0 && time.Since(v.fetched) >= v.CoolDown {
@@ -113,7 +111,7 @@ func (v *Verifier) fetch() error {
 }
 
 func main() {
-	verifier := &Verifier{JWKS: os.Args[1], Audience: os.Args[2], CoolDown: 30 * time.Second}
+	verifier := &Verifier{JWKS: os.Args[1], Audience: os.Args[2], CoolDown: 30 * time.Second, MaxAge: 10 * time.Minute}
 	var folder []byte
 	if os.Args[3] != "" {
 		folder, _ = os.ReadFile(os.Args[3])
@@ -122,8 +120,9 @@ func main() {
 			os.Exit(1)
 		}
 	}
-	if len(os.Args) > 4 {
+	if len(os.Args) > 5 {
 		verifier.CoolDown, _ = time.ParseDuration(os.Args[4] + "s")
+		verifier.MaxAge, _ = time.ParseDuration(os.Args[5] + "s")
 	}
 	status := 0
 	for seals := bufio.NewScanner(os.Stdin); seals.Scan(); {

@@ -1,6 +1,6 @@
 // Shows how an app in Java verifies seals: copy SealVerifier. It needs Java 17 and jackson-databind.
 //
-//   java -cp jackson-databind.jar:jackson-core.jar:jackson-annotations.jar Verify.java <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//   java -cp jackson-databind.jar:jackson-core.jar:jackson-annotations.jar Verify.java <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -41,8 +41,9 @@ import java.util.Map;
 
 class Verify {
     public static void main(String[] args) throws IOException {
-        Duration coolDown = Duration.ofMillis((long) (Double.parseDouble(args.length > 3 ? args[3] : "30") * 1000));
-        SealVerifier verifier = new SealVerifier(URI.create(args[0]), args[1], coolDown);
+        Duration coolDown = Duration.ofSeconds(args.length > 4 ? Long.parseLong(args[3]) : 30);
+        Duration maxAge = Duration.ofSeconds(args.length > 4 ? Long.parseLong(args[4]) : 600);
+        SealVerifier verifier = new SealVerifier(URI.create(args[0]), args[1], coolDown, maxAge);
         byte[] folder = args[2].isEmpty() ? null : Files.readAllBytes(Path.of(args[2]));
         int status = 0;
         BufferedReader seals = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
@@ -61,7 +62,6 @@ class Verify {
 /** Verifies the seals of one site. Make one, and keep it: it keeps the keys. */
 final class SealVerifier {
     private static final long LEEWAY = 30; // seconds
-    private static final Duration MAX_AGE = Duration.ofMinutes(10); // of keys, so that one that the site takes back isn't trusted for ever
     private static final ObjectMapper JSON = JsonMapper.builder()
             .enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION)
             .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -70,14 +70,16 @@ final class SealVerifier {
     private final URI jwks;
     private final String audience;
     private final Duration coolDown; // between two fetches of the keys: unknown kids, which anyone can make up, mustn't cause more
+    private final Duration maxAge; // of the keys: one that the site takes back mustn't be trusted for ever
     private final HttpClient http = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(5)).build();
     private Map<String, PublicKey> keys = Map.of();
     private Long fetched; // by System.nanoTime
 
-    SealVerifier(URI jwks, String audience, Duration coolDown) {
+    SealVerifier(URI jwks, String audience, Duration coolDown, Duration maxAge) {
         this.jwks = jwks;
         this.audience = audience;
         this.coolDown = coolDown;
+        this.maxAge = maxAge;
     }
 
     /**
@@ -121,7 +123,7 @@ final class SealVerifier {
     /** Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one. */
     private synchronized PublicKey key(String kid) throws IOException, GeneralSecurityException {
         long now = System.nanoTime();
-        if (fetched != null && now - fetched >= MAX_AGE.toNanos()) {
+        if (fetched != null && now - fetched >= maxAge.toNanos()) {
             keys = Map.of();
         }
         require(kid != null, "unknown kid");

@@ -1,6 +1,6 @@
 // Shows how an app in Node.js verifies seals: copy verifier. It needs jose (npm install jose).
 //
-//   node verify.js <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//   node verify.js <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 import {createHash} from 'node:crypto';
@@ -10,10 +10,13 @@ import {createRemoteJWKSet, jwtVerify} from 'jose';
 
 /**
  * verifier returns a function that gives the claims of a seal that holds, and throws otherwise. Make one, and keep it: it keeps the
- * keys, and fetches them anew for an unknown kid, but not more often than each cooldownDuration: anyone can make kids up.
+ * keys, for cacheMaxAge, and fetches them anew for an unknown kid, but not more often than each cooldownDuration: anyone can make
+ * kids up.
  */
-function verifier(jwks, audience, coolDown = 30) {
-  const keys = createRemoteJWKSet(new URL(jwks), {cooldownDuration: coolDown * 1000, timeoutDuration: 5000});
+function verifier(jwks, audience, coolDown = 30, maxAge = 600) {
+  const keys = createRemoteJWKSet(new URL(jwks), {
+    cooldownDuration: coolDown * 1000, cacheMaxAge: maxAge * 1000, timeoutDuration: 5000,
+  });
   // folder is the folder document as the app received it, byte for byte; leave it out if the app doesn't read it.
   return async (seal, folder) => {
     const {payload} = await jwtVerify(seal, keys, {
@@ -30,8 +33,8 @@ function verifier(jwks, audience, coolDown = 30) {
   };
 }
 
-const [jwks, audience, file, coolDown] = process.argv.slice(2);
-const verify = verifier(jwks, audience, coolDown && Number(coolDown));
+const [jwks, audience, file, ...seconds] = process.argv.slice(2);
+const verify = verifier(jwks, audience, ...seconds.map(Number));
 const folder = file && readFileSync(file);
 process.exitCode = 0;
 for await (const seal of createInterface({input: process.stdin})) {

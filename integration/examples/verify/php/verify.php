@@ -2,7 +2,7 @@
 // Shows how an app in PHP verifies seals: copy SealVerifier. It needs phpseclib 3 (composer require phpseclib/phpseclib:~3.0) and
 // APCu, which keeps the keys from one request to the next.
 //
-//   php verify.php <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+//   php verify.php <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -18,10 +18,10 @@ require 'phpseclib3/autoload.php'; // of Debian's package; with Composer: vendor
 /** Verifies the seals of one site. */
 final class SealVerifier
 {
-    private const LEEWAY = 30;   // seconds
-    private const MAX_AGE = 600; // of keys, so that one that the site takes back isn't trusted for ever
+    private const LEEWAY = 30; // seconds
 
-    public function __construct(private string $jwks, private string $audience, private int $coolDown = 30)
+    /** Keys live for $maxAge seconds, so that one that the site takes back isn't trusted for ever. */
+    public function __construct(private string $jwks, private string $audience, private int $coolDown = 30, private int $maxAge = 600)
     {
     }
 
@@ -75,7 +75,7 @@ final class SealVerifier
         // apcu_add succeeds once in each cool-down: anyone can make kids up, and they mustn't cause a fetch each.
         if (!isset($keys[$kid]) && apcu_add("tried $this->jwks", true, $this->coolDown)) {
             $keys = $this->fetch();
-            apcu_store($this->jwks, $keys, self::MAX_AGE);
+            apcu_store($this->jwks, $keys, $this->maxAge);
         }
         return $keys[$kid] ?? throw new UnexpectedValueException('unknown kid');
     }
@@ -106,7 +106,8 @@ final class SealVerifier
 }
 
 [, $jwks, $audience, $file] = $argv;
-$verifier = new SealVerifier($jwks, $audience, (int) ($argv[4] ?? 30));
+$seconds = array_map(intval(...), array_slice($argv, 4));
+$verifier = new SealVerifier($jwks, $audience, ...$seconds);
 $folder = $file === '' ? null : file_get_contents($file);
 $status = 0;
 while (($line = fgets(STDIN)) !== false) {

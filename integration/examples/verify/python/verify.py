@@ -1,6 +1,6 @@
 """Shows how an app in Python verifies seals: copy Verifier. It needs PyJWT with cryptography (pip install pyjwt[crypto]).
 
-    python3 verify.py <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+    python3 verify.py <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 
 It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 """
@@ -16,17 +16,17 @@ import urllib.request
 
 import jwt
 
-MAX_AGE = 600  # of keys, in seconds, so that one that the site takes back isn't trusted for ever
-
 
 class Verifier:
     """Verifies the seals of one site. Make one, and keep it: it keeps the keys.
 
+    Keys live for max_age seconds, so that one that the site takes back isn't trusted for ever.
+
     Not by jwt.PyJWKClient: that fetches the keys again for each unknown kid, which anyone can make up.
     """
 
-    def __init__(self, jwks, audience, cool_down=30):
-        self.jwks, self.audience, self.cool_down = jwks, audience, cool_down
+    def __init__(self, jwks, audience, cool_down=30, max_age=600):
+        self.jwks, self.audience, self.cool_down, self.max_age = jwks, audience, cool_down, max_age
         self.lock, self.keys, self.fetched = threading.Lock(), {}, -math.inf
 
     def verify(self, seal, folder=None):
@@ -56,7 +56,7 @@ class Verifier:
         """Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one."""
         with self.lock:
             now = time.monotonic()
-            if now - self.fetched >= MAX_AGE:
+            if now - self.fetched >= self.max_age:
                 self.keys = {}
             if kid not in self.keys and now - self.fetched >= self.cool_down:
                 self.fetched = now
@@ -76,7 +76,7 @@ class Verifier:
 
 def main():
     jwks, audience, file = sys.argv[1:4]
-    verifier = Verifier(jwks, audience, *map(float, sys.argv[4:5]))
+    verifier = Verifier(jwks, audience, *map(float, sys.argv[4:6]))
     folder = None
     if file:
         with open(file, "rb") as f:

@@ -1,6 +1,6 @@
 # Shows how an app in Ruby verifies seals: copy Verifier. It needs jwt (gem install jwt).
 #
-#   ruby verify.rb <jwks URL> <audience> <folder file or ""> [cool-down in seconds] < seals
+#   ruby verify.rb <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
 #
 # It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 require 'digest'
@@ -8,13 +8,13 @@ require 'json'
 require 'jwt'
 require 'net/http'
 
-# Verifies the seals of one site. Make one, and keep it: it keeps the keys.
+# Verifies the seals of one site. Make one, and keep it: it keeps the keys, for max_age seconds, so that one that the site takes back
+# isn't trusted for ever.
 class Verifier
   LEEWAY = 30 # seconds
-  MAX_AGE = 600 # of keys, so that one that the site takes back isn't trusted for ever
 
-  def initialize(jwks, audience, cool_down = 30)
-    @jwks, @audience, @cool_down = URI(jwks), audience, cool_down
+  def initialize(jwks, audience, cool_down = 30, max_age = 600)
+    @jwks, @audience, @cool_down, @max_age = URI(jwks), audience, cool_down, max_age
     @lock, @keys, @fetched = Mutex.new, { keys: [] }, -Float::INFINITY
   end
 
@@ -42,8 +42,8 @@ class Verifier
     @lock.synchronize do
       now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
       age = now - @fetched
-      @keys = { keys: [] } if age >= MAX_AGE
-      if age >= (options[:kid_not_found] ? @cool_down : MAX_AGE)
+      @keys = { keys: [] } if age >= @max_age
+      if age >= (options[:kid_not_found] ? @cool_down : @max_age)
         @fetched = now
         @keys = fetch
       end
@@ -64,8 +64,8 @@ class Verifier
   end
 end
 
-jwks, audience, file, cool_down = ARGV
-verifier = Verifier.new(jwks, audience, *cool_down&.to_f)
+jwks, audience, file, *seconds = ARGV
+verifier = Verifier.new(jwks, audience, *seconds.map(&:to_f))
 folder = file.empty? ? nil : File.binread(file)
 status = 0
 $stdout.sync = true
