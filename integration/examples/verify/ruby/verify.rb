@@ -43,7 +43,7 @@ class Verifier
       now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
       age = now - @fetched
       @keys = { keys: [] } if age >= @max_age
-      if age >= (options[:kid_not_found] ? @cool_down : @max_age)
+      if options[:kid_not_found] && age >= @cool_down
         @fetched = now
         @keys = fetch
       end
