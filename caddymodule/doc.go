@@ -27,6 +27,7 @@
 // Imports go one way:
 //
 //	caddymodule ─▶ internal/diagnose ─▶ internal/ozclient ─▶ internal/oz, internal/upload
+//	               internal/diagnose ─▶ internal/seal
 //
 //	config.go        the JSON config: fields, defaults, rules
 //	caddyfile.go     the directive
