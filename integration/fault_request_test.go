@@ -12,9 +12,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestUpgradeIsIgnoredOnCapsules promises that a POST whose client offers another protocol, as curl --http2, Java's and Apache's
+// testUpgradeIsIgnoredOnCapsules promises that a POST whose client offers another protocol, as curl --http2, Java's and Apache's
 // clients do by default, is a capsule like any other, and that neither Oz nor the app hears of the offer (RFC 9110, 7.8).
-func TestUpgradeIsIgnoredOnCapsules(t *testing.T) {
+func testUpgradeIsIgnoredOnCapsules(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	offers := map[string][]string{
@@ -70,9 +70,9 @@ func TestUpgradeIsIgnoredOnCapsules(t *testing.T) {
 	})
 }
 
-// TestOnlyWebSocketsTravelOn promises that on every path and method in scope no other upgrade reaches the app: a tunnel that an
+// testOnlyWebSocketsTravelOn promises that on every path and method in scope no other upgrade reaches the app: a tunnel that an
 // app accepts is one past every rule about headers.
-func TestOnlyWebSocketsTravelOn(t *testing.T) {
+func testOnlyWebSocketsTravelOn(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"} {
@@ -155,9 +155,9 @@ func TestEmptyChunksAreNoContent(t *testing.T) {
 	}
 }
 
-// TestSilentGetEnds promises that a GET over HTTP/1.1 whose announced body does not come is refused after ten seconds, as one over
+// testSilentGetEnds promises that a GET over HTTP/1.1 whose announced body does not come is refused after ten seconds, as one over
 // HTTP/2 is: there may be content for all that anybody knows.
-func TestSilentGetEnds(t *testing.T) {
+func testSilentGetEnds(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	start := time.Now()
@@ -249,9 +249,9 @@ func TestImageElsewhere(t *testing.T) {
 	})
 }
 
-// TestHeaderFlood promises that a capsule with more header than any app can be trusted to read is refused before Oz is asked:
+// testHeaderFlood promises that a capsule with more header than any app can be trusted to read is refused before Oz is asked:
 // else the app would not hear of the decision, or not of all of it.
-func TestHeaderFlood(t *testing.T) {
+func testHeaderFlood(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {$SITE} {
@@ -303,8 +303,8 @@ func TestHeaderFlood(t *testing.T) {
 	})
 }
 
-// TestHeaderLimitIsAnOption promises an app that reads more, or less, its own limit, where Caddy itself takes that much.
-func TestHeaderLimitIsAnOption(t *testing.T) {
+// testHeaderLimitIsAnOption promises an app that reads more, or less, its own limit, where Caddy itself takes that much.
+func testHeaderLimitIsAnOption(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {
@@ -331,9 +331,9 @@ func TestHeaderLimitIsAnOption(t *testing.T) {
 	})
 }
 
-// TestStaleNamesNeverReachTheApp promises that what describes the capsule does not describe the folder by another spelling, which
+// testStaleNamesNeverReachTheApp promises that what describes the capsule does not describe the folder by another spelling, which
 // CGI and its heirs take for the same name.
-func TestStaleNamesNeverReachTheApp(t *testing.T) {
+func testStaleNamesNeverReachTheApp(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	names := []string{

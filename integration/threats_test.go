@@ -1,0 +1,199 @@
+package integration_test
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// threat is a way in which software of this kind has been got round.
+type threat struct {
+	number   int
+	what     string
+	seen     string // where, as far as it was made public
+	promises string // those of SECURITY.md that it would break
+	tests    []func(*testing.T)
+}
+
+// threats are all that are known of, and the tests that look for each of them here. SECURITY.md lists the same.
+var threats = []threat{
+	{1, "a client's header stays where the answer has none", "Caddy CVE-2026-30851, GHSA-7r4p-vjf4-gxv4", "1",
+		tests(testReservedOnEveryOutcome, testReservedInEveryLayout, testReservedThroughHandlersInFront)},
+	{2, "another case, or an underscore, is the same variable to the app",
+		"Caddy GHSA-f59h-q822-g45g; Traefik CVE-2026-33433, CVE-2026-54763; oauth2-proxy CVE-2025-64484; Puma GHSA-9hf4-67fc-4vf4", "1",
+		tests(testReservedForgeriesArrive, testReservedOnEveryOutcome)},
+	{3, "so is a dot, or any other separator", "Traefik CVE-2026-88011, CVE-2026-88879; FrankenPHP CVE-2026-128023, GHSA-49wc-4hcv-v58q", "1",
+		tests(testReservedForgeriesArrive, testReservedOnEveryOutcome, testReservedNamesAtRandom)},
+	{4, "the client names a trusted header in Connection, and the proxy deletes it",
+		"Traefik CVE-2021-32813, CVE-2024-45410, CVE-2026-29054; Go CVE-2021-33197", "4",
+		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOverH2, testReservedConnectionAtRandom)},
+	{5, "of several lines only the first is looked at", "Envoy CVE-2020-25017", "1, 3",
+		tests(testReservedOnEveryOutcome, testRequestMediaType, testRequestContentEncoding)},
+	{6, "a trailer becomes a header, or one of the next request",
+		"lighttpd CVE-2025-12642; libevent CVE-2026-63379; blaze GHSA-46q4-43ph-c6fr; ewe GHSA-9w88-79f8-m3vp; cpp-httplib CVE-2025-53628; Jetty CVE-2026-10051", "1, 4",
+		tests(testReservedInTrailers, testReservedTrailersArrive, testReservedInEveryLayout, testNoTrailersForErrorRoutes, testRequestPipeline)},
+	{7, "bytes in a header make the question fail, and failing lets in", "Envoy CVE-2023-27488", "2",
+		tests(testFieldValues)},
+	{8, "a word of the answer becomes a header with a line end in it", "Envoy CVE-2023-27493; Heimdall CVE-2026-57209", "9",
+		tests(testWordsOfOz, testErrorsOfOz, testDecisionByFolder)},
+	{9, "text that looks like a placeholder is expanded", "Caddy GHSA-j8px-rmrx-76h9, CVE-2026-30852, GO-2026-5730", "9",
+		tests(testPlaceholders, testPlaceholdersInErrors)},
+	{10, "forwarding and override headers steer what is decided",
+		"Envoy CVE-2023-27487, CVE-2024-45806; oauth2-proxy CVE-2026-40575, CVE-2026-76835; Traefik CVE-2026-35051, CVE-2026-39858; ingress-nginx CVE-2026-94197; tinyauth GHSA-xg2q-62g2-cvcm", "2, 3",
+		tests(testSteering, testHandoffToOz)},
+	{11, "a health check's User-Agent is let through", "oauth2-proxy CVE-2026-34457", "2, 3",
+		tests(testSteering)},
+	{12, "malformed input is answered 200", "Authelia CVE-2021-32637", "2, 3",
+		tests(testRandomRequests, testRequestAmbiguousLength, testRequestMethods)},
+	{13, "a body without a length is not looked at", "crowdsec-bouncer-traefik-plugin#321", "3",
+		tests(testHandoffCapsule, testRequestContentWhereNoneBelongs, testRequestEmptyCapsule, testRequestLyingLength, testRequestForgedFolder)},
+	{14, "too large a body passes, or a part of it is analysed", "coraza-spoa#287", "2, 3",
+		tests(testRequestCapsuleTooLarge, testRequestLengthBeyondAllReason, testRequestLimitOfTheSite, testDecisionEarlyFolder)},
+	{15, "what follows CONNECT or an upgrade becomes a request", "Traefik CVE-2026-71324, traefik#13543", "3",
+		tests(testRequestConnect, testRequestExtendedConnectOverH2, testRequestInRefusedBody, testRequestBadChunks, testUpgradeIsIgnoredOnCapsules, testRequestUpgradeElsewhere)},
+	{16, "a body that does not come holds a place for ever", "Traefik GHSA-4vwx-54mw-vqfw", "5, 10",
+		tests(testRequestSlowUpload, testRequestSilentGet, testRequestPauseWhileOzLeaves, testLeaveDuringUpload)},
+	{17, "two readers of one document see two decisions", "MCP Go SDK CVE-2026-27896; golang/go#14750", "2",
+		tests(testDecisionByMalformedAnswer, testDecisionByExactDocument, testDecisionByFolder)},
+	{18, "headers of the answer are passed on", "APISIX CVE-2026-31908, CVE-2026-44087", "7",
+		tests(testHeaderOfOz, testDecisionByFolder, testConfigText)},
+	{19, "secrets of the user, or of the gateway, go where they do not belong", "Traefik CVE-2026-41181, GHSA-h2ph-vhm7-g4hp", "6, 7",
+		tests(testHandoffToOz, testHandoffSecrets, testHandoffTokenFromFile)},
+	{20, "an answer of an odd status is followed or passed on", "Caddy CVE-2026-55458", "2, 7",
+		tests(testDecisionByStatus, testHeaderOfOz)},
+	{21, "text in the config becomes config", "ingress-nginx CVE-2025-24514", "9",
+		tests(testConfigText)},
+	{22, "a client's header, or the environment, names a proxy", "caddy#7934", "6, 9",
+		tests(testProxyOfTheEnvironment, testSteering)},
+	{23, "what looks like an answer is posted straight to the path", "", "3",
+		tests(testRequestForgedFolder, testRequestMediaType, testRequestContentWhereNoneBelongs, testReservedWithCurl,
+			testReservedThroughHandlersInFront, testRefusedBodyIsNobodysAfterwards, testMatcherErrorsGiveTheBodyToNobody)},
+	{24, "what described the old body describes the new one", "", "4",
+		tests(testHandoffRequest, testHandoffExpectAndTrailer, testStaleNamesNeverReachTheApp, testRequestPipeline)},
+	{25, "an upgrade that the app accepts is a tunnel past every rule about headers", "h2c smuggling, since 2020", "1, 3",
+		tests(testOnlyWebSocketsTravelOn, testUpgradeIsIgnoredOnCapsules, testRequestExtendedConnectOverH2)},
+	{26, "what one client does counts against an upstream's health", "caddy#1925", "5",
+		tests(testOddMetadataDoesNotMarkOzDown, testSlowClientDoesNotMarkOzDown, testOddPlaceholderDoesNotMarkOzDown, testBrokenAnswersMarkOzDown, testConfigRefusesWhatCannotWork)},
+	{27, "a few bytes hold all places, slots, memory or connections", "slow-body attacks, as Apache's mod_reqtimeout ends them", "5",
+		tests(testStalledUploadEnds, testStalledUploadsKeepNobodyOut, testStalledStreamsGiveTheirSlotBack, testAttackersWhoComeBackKeepNobodyOut,
+			testDisplacedUploadIsToldToComeBack, testIdleUploadsCostOzNothing, testLingeringClientHoldsNothing, testSessionTokensHaveALimit)},
+	{28, "a wait for the end of a body has no deadline", "", "10",
+		tests(testUnfinishedBodyHoldsNoAnswerBack, testOpaqueResponseWriter, testSilentGetEnds, testSiteTimeoutIsNoClientThatLeft, testSessionTokenDeadlineEndsRetries,
+			testWaitingStreamDoesNotStarveItsSiblings)},
+	{29, "two upstreams are taken for one, and one gets the secrets of the other", "", "8",
+		tests(testAccountBelongsToOneOz, testCapacityBelongsToOneOz, testSessionTokenOfItsOwnOz)},
+	{30, "session tokens go to those for whom they are not meant, or are kept", "", "5, 8",
+		tests(testSessionToken, testSessionTokenRefuses, testSessionTokenMethods, testSessionTokenOfItsOwnOz, testSessionTokenNeedsAMatcherThatCanBeShared,
+			testSessionTokensHaveALimit, testSessionTokensWaitNoLonger)},
+	{31, "a flood of header lines pushes the decision off the end", "Node's maxHeadersCount", "4",
+		tests(testHeaderFlood, testHeaderLimitIsAnOption)},
+}
+
+func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
+
+// TestThreats runs the tests of all threats, each once, and says of each threat whether what guards against it holds.
+func TestThreats(t *testing.T) {
+	t.Parallel()
+	results := threatResults{ended: map[string]string{}}
+	t.Cleanup(func() { results.print(t.Output()) }) // after the last of them
+	started := map[string]bool{}
+	for _, threat := range threats {
+		for _, test := range threat.tests {
+			name := nameOf(test)
+			if started[name] {
+				continue
+			}
+			started[name] = true
+			t.Run(name, func(t *testing.T) {
+				t.Cleanup(func() { results.add(name, t) })
+				test(t)
+			})
+		}
+	}
+}
+
+// nameOf returns the name of a test as a part of TestThreats: that of its function, less "test".
+func nameOf(test func(*testing.T)) string {
+	full := runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name()
+	return strings.TrimPrefix(path.Ext(full), ".test")
+}
+
+// threatResults are how the tests ended.
+type threatResults struct {
+	mu    sync.Mutex
+	ended map[string]string
+}
+
+// What a row may say beside each other in the end. The worst word of its tests counts.
+const (
+	holds     = "holds"
+	notTested = "NOT TESTED"
+	broken    = "BROKEN"
+)
+
+func (r *threatResults) add(name string, t *testing.T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case t.Failed():
+		r.ended[name] = broken
+	case t.Skipped():
+		r.ended[name] = notTested
+	default:
+		r.ended[name] = holds
+	}
+}
+
+// print writes one line for each threat. Those of which no test was asked for are left out.
+func (r *threatResults) print(w io.Writer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, threat := range threats {
+		word, named := r.judge(threat)
+		if word == "" {
+			continue
+		}
+		line := fmt.Sprintf("%2d  %-10s  %s", threat.number, word, threat.what)
+		if threat.seen != "" {
+			line += " (" + threat.seen + ")"
+		}
+		if len(named) > 0 {
+			line += ": " + strings.Join(named, ", ")
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
+// judge returns the word for a threat, and the tests that are to blame for it. A threat of which only some tests ran does not hold:
+// it was not tested.
+func (r *threatResults) judge(threat threat) (word string, named []string) {
+	tests := map[string][]string{}
+	for _, test := range threat.tests {
+		name := nameOf(test)
+		ended, ran := r.ended[name]
+		if !ran {
+			ended = notTested
+		}
+		tests[ended] = append(tests[ended], name)
+	}
+	switch {
+	case len(tests[broken]) > 0:
+		return broken, tests[broken]
+	case len(tests[notTested]) == len(threat.tests) && !slices.ContainsFunc(tests[notTested], r.ran):
+		return "", nil
+	case len(tests[notTested]) > 0:
+		return notTested, tests[notTested]
+	}
+	return holds, nil
+}
+
+func (r *threatResults) ran(name string) bool {
+	_, ran := r.ended[name]
+	return ran
+}
