@@ -3,13 +3,18 @@ package integration_test
 import (
 	"fmt"
 	"io"
+	"os"
 	"path"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
 // threat is a way in which software of this kind has been got round.
@@ -196,4 +201,44 @@ func (r *threatResults) judge(threat threat) (word string, named []string) {
 func (r *threatResults) ran(name string) bool {
 	_, ran := r.ended[name]
 	return ran
+}
+
+// TestThreatsAreListed promises that SECURITY.md lists these threats and no others, in the same words, and that each guards a promise
+// that stands there.
+func TestThreatsAreListed(t *testing.T) {
+	t.Parallel()
+	root, err := caddybin.Root()
+	check(t, err)
+	text, err := os.ReadFile(filepath.Join(root, "SECURITY.md"))
+	check(t, err)
+	promises := map[string]int{}
+	for _, number := range regexp.MustCompile(`(?m)^(\d+)\. `).FindAllStringSubmatch(string(text), -1) {
+		promises[number[1]] = 0
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Threats\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	listed := regexp.MustCompile(`(?m)^\| \d.*\|$`).FindAllString(section, -1)
+	for i, threat := range threats {
+		if threat.number != i+1 || threat.what == "" || len(threat.tests) == 0 {
+			t.Errorf("threat %d lacks something: %+v", i+1, threat)
+		}
+		row := fmt.Sprintf("| %d | %s | %s | %s |", threat.number, threat.what, threat.seen, threat.promises)
+		if !slices.Contains(listed, row) {
+			t.Errorf("SECURITY.md lacks the row %s", row)
+		}
+		for number := range strings.SplitSeq(threat.promises, ", ") {
+			if _, stands := promises[number]; !stands {
+				t.Errorf("threat %d: there is no promise %s", threat.number, number)
+			}
+			promises[number]++
+		}
+	}
+	if len(listed) != len(threats) {
+		t.Errorf("SECURITY.md lists %d threats, and %d are tested", len(listed), len(threats))
+	}
+	for number, guards := range promises {
+		if guards == 0 {
+			t.Errorf("no threat is about promise %s", number)
+		}
+	}
 }
