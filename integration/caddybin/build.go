@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,16 @@ func Root() (string, error) {
 // Build compiles the module and the standard modules into one Caddy and writes it to out. With race, the binary reports
 // data races on its standard error and ends with status 66 after one. Plugins are source files of package main to link as well.
 func Build(ctx context.Context, out string, race bool, plugins ...string) error {
+	return build(ctx, out, race, plugins, nil)
+}
+
+// BuildChanged is Build with other text in some files: changed maps their paths below the top folder to it. The files themselves
+// stay as they are.
+func BuildChanged(ctx context.Context, out string, changed map[string]string) error {
+	return build(ctx, out, false, nil, changed)
+}
+
+func build(ctx context.Context, out string, race bool, plugins []string, changed map[string]string) error {
 	root, err := Root()
 	if err != nil {
 		return err
@@ -58,7 +69,7 @@ func Build(ctx context.Context, out string, race bool, plugins ...string) error 
 	}
 	defer os.RemoveAll(dir)
 
-	target, overlay, err := writeOverlay(dir, root, plugins)
+	target, overlay, err := writeOverlay(dir, root, plugins, changed)
 	if err != nil {
 		return err
 	}
@@ -80,18 +91,24 @@ func Build(ctx context.Context, out string, race bool, plugins ...string) error 
 
 // writeOverlay puts the sources into dir, tells the compiler to see them in a folder below root that does not exist, and
 // returns that folder's import path and the overlay's file. It must be below root for root's go.mod to apply.
-func writeOverlay(dir, root string, plugins []string) (target, overlay string, err error) {
+func writeOverlay(dir, root string, plugins []string, changed map[string]string) (target, overlay string, err error) {
 	overlay = filepath.Join(dir, "overlay.json")
 	const folder = "integration/caddybin/overlay"
 
-	seen := map[string]string{}
+	texts := maps.Clone(changed)
+	if texts == nil {
+		texts = map[string]string{}
+	}
 	for i, text := range append([]string{source}, plugins...) {
-		name := fmt.Sprintf("main%d.go", i)
-		file := filepath.Join(dir, name)
+		texts[fmt.Sprintf("%s/main%d.go", folder, i)] = text
+	}
+	seen := map[string]string{}
+	for name, text := range texts {
+		file := filepath.Join(dir, fmt.Sprintf("%d.go", len(seen)))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return "", "", err
 		}
-		seen[filepath.Join(root, filepath.FromSlash(folder), name)] = file
+		seen[filepath.Join(root, filepath.FromSlash(name))] = file
 	}
 	text, err := json.Marshal(map[string]map[string]string{"Replace": seen})
 	if err != nil {
