@@ -54,16 +54,23 @@ func (p *caddyProc) dialRawH2(t testing.TB) *rawH2 {
 	return c
 }
 
-// sendFields writes a header or a trailer. Names and values come in turn and go as they are; HTTP/2 wants lower case.
+// h2FrameSize is how much fits into one frame before the server has said that it takes more.
+const h2FrameSize = 16 << 10
+
+// sendFields writes a header or a trailer, in as many frames as it takes. Names and values come in turn and go as they are; HTTP/2
+// wants lower case.
 func (c *rawH2) sendFields(t testing.TB, stream uint32, end bool, fields ...string) {
 	t.Helper()
 	c.out.Reset()
 	for i := 0; i < len(fields); i += 2 {
 		check(t, c.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
 	}
-	check(t, c.WriteHeaders(http2.HeadersFrameParam{
-		StreamID: stream, BlockFragment: c.out.Bytes(), EndStream: end, EndHeaders: true,
-	}))
+	first := c.out.Next(h2FrameSize)
+	check(t, c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndStream: end, EndHeaders: c.out.Len() == 0}))
+	for c.out.Len() > 0 {
+		more := c.out.Next(h2FrameSize)
+		check(t, c.WriteContinuation(stream, c.out.Len() == 0, more))
+	}
 }
 
 // postFields are the fields of a capsule's POST, to which a test may add. A negative size is left unsaid.
@@ -78,16 +85,27 @@ func postFields(path string, size int, fields ...string) []string {
 }
 
 // read reads frames until the stream's answer is whole or was cut off.
-func (c *rawH2) read(t testing.TB, stream uint32) (a h2Answer) {
+func (c *rawH2) read(t testing.TB, stream uint32) h2Answer {
 	t.Helper()
+	a, err := c.tryRead(stream)
+	if err != nil {
+		t.Fatalf("reading the answer on stream %d: %v; so far: %+v", stream, err, a)
+	}
+	return a
+}
+
+// tryRead is read for answers that may not come.
+func (c *rawH2) tryRead(stream uint32) (a h2Answer, err error) {
 	for !a.HasEnd && !a.IsReset && !a.IsAway {
 		frame, err := c.ReadFrame()
 		if err != nil {
-			t.Fatalf("reading the answer on stream %d: %v; so far: %+v", stream, err, a)
+			return a, err
 		}
-		check(t, c.handle(frame, stream, &a))
+		if err := c.handle(frame, stream, &a); err != nil {
+			return a, err
+		}
 	}
-	return a
+	return a, nil
 }
 
 // plain is the answer as other clients of this package have it.

@@ -132,6 +132,47 @@ func TestHarnessRawH2(t *testing.T) {
 	}
 }
 
+// TestHarnessRawH3 sends fields that no client library sends, over HTTP/3.
+func TestHarnessRawH3(t *testing.T) {
+	t.Parallel()
+	app := newRawApp(t)
+	p := startPlain(t, app.Addr)
+	conn, _ := p.dialH3(t)
+	stream := openFrames(t, conn)
+	stream.sendFields(t, postFields("/raw", -1, "x-odd", "a\tb", "x-odd", "\xff")...)
+	stream.sendFrame(h3Data, []byte("bo"))
+	stream.sendFrame(h3Data, []byte("dy"))
+	stream.sendFields(t, "x-late", "yes")
+	check(t, stream.Close())
+	if a, err := stream.tryRead(); err != nil || a.Status != 200 || string(a.Body) != "seen by the app\n" || a.Header.Get("Content-Type") != "text/plain" {
+		t.Errorf("answer: %+v, %v", a, err)
+	}
+	if r := app.Only(t); string(r.Body) != "body" || r.Value("X-Odd") != "a\tb AND ALSO \xff" {
+		t.Errorf("the app got:\n%s", r.Raw())
+	}
+	bad := openFrames(t, conn)
+	bad.sendFields(t, postFields("/bad", 0, "Upper", "case")...)
+	if a, err := bad.tryRead(); err == nil && a.Status < 400 {
+		t.Errorf("a malformed field was answered with %+v", a)
+	}
+}
+
+// TestHarnessLongFieldsOverH2 sends more than fits into one frame.
+func TestHarnessLongFieldsOverH2(t *testing.T) {
+	t.Parallel()
+	app := newRawApp(t)
+	p := startCaddy(t, "{\n\tservers {\n\t\tmax_header_size 1MB\n\t}\n}"+plainProxy, withEnv("APP", app.Addr))
+	conn := p.dialRawH2(t)
+	long := strings.Repeat("\\", 20_000) // which HPACK makes no shorter
+	conn.sendFields(t, 1, true, postFields("/long", 0, "x-long", long, "x-longer", long)...)
+	if a := conn.read(t, 1); a.Status != 200 {
+		t.Errorf("answer: %+v", a)
+	}
+	if r := app.Only(t); r.Value("X-Long") != long || r.Value("X-Longer") != long {
+		t.Error("the app got something else")
+	}
+}
+
 func TestHarnessReload(t *testing.T) {
 	t.Parallel()
 	app := newRawApp(t)

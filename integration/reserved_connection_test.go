@@ -25,6 +25,7 @@ var connectionLines = [][]string{
 	{"Connection: ", "connection: close", "CONNECTION: x-oz-decision, x-oz-quality", "Connection: X-Oz-Event-Session-Id"},
 	{"Connection: keep-alive", "Connection: X-Oz-Resolution-Status, X-Oz-System-Resolution, X-Oz-Biometry, X-Oz-Error-Code, X-Oz-Decision"},
 	{"Connection: X_Oz_Decision, X.Oz.Decision, x!oz!decision"},
+	{"Connection: X-Oz-Seal, x-oz-seal, X_Oz_Seal", "Connection: X-Oz-Best-Shot"},
 	{"Connection: Content-Type, Content-Length, X-Oz-Decision"},
 	{"Proxy-Connection: X-Oz-Decision", "Keep-Alive: X-Oz-Decision", "TE: X-Oz-Decision", "Trailer: X-Oz-Decision"},
 }
@@ -98,22 +99,22 @@ func testReservedConnectionOfOthers(t *testing.T) {
 	})
 }
 
-// testReservedConnectionOverH2 promises the same where the field is forbidden: however the server takes it, the app gets the whole
+// testReservedConnectionOfStreams promises the same where the field is forbidden: however the server takes it, the app gets the whole
 // decision or no request.
-func testReservedConnectionOverH2(t *testing.T) {
+func testReservedConnectionOfStreams(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, smokeSite)
-	for _, value := range []string{"x-oz-decision", "close", "", "X-Oz-Decision, x-oz-quality"} {
-		t.Run(value, func(t *testing.T) {
-			x.app.Forget()
-			capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "session", PayloadSize: 1000})
-			conn := x.dialRawH2(t)
-			conn.sendFields(t, 1, false, postFields("/verify", len(capsule), "connection", value)...)
-			check(t, conn.WriteData(1, true, capsule))
-			conn.read(t, 1)
-			for _, r := range x.app.Requests() {
-				assertReserved(t, r, accepted.headers(r, "session"))
-			}
-		})
+	senders := map[string]func(t *testing.T, contentType, field, value string, capsule []byte) int{"h2": x.fieldOverH2, "h3": x.fieldOverH3}
+	for proto, send := range senders {
+		for _, value := range []string{"x-oz-decision", "close", "", "X-Oz-Decision, x-oz-quality", "x-oz-seal"} {
+			t.Run(proto+" "+value, func(t *testing.T) {
+				x.app.Forget()
+				capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "session", PayloadSize: 1000})
+				send(t, "application/octet-stream", "connection", value, capsule)
+				for _, r := range x.app.Requests() {
+					assertReserved(t, r, accepted.headers(r, "session"))
+				}
+			})
+		}
 	}
 }

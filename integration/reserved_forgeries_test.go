@@ -16,7 +16,7 @@ const separators = "-!#$%&'*+.^_`|~"
 // ourNames are the names that the module sets, or may set one day.
 var ourNames = []string{
 	"X-Oz-Decision", "X-Oz-Reason", "X-Oz-Folder-Id", "X-Oz-Event-Session-Id", "X-Oz-Resolution-Status", "X-Oz-System-Resolution",
-	"X-Oz-Quality", "X-Oz-Biometry", "X-Oz-Error-Code", "X-Oz-Seal", "X-Oz-Tomorrow", "X-Oz-",
+	"X-Oz-Quality", "X-Oz-Biometry", "X-Oz-Error-Code", "X-Oz-Best-Shot", "X-Oz-Seal", "X-Oz-Tomorrow", "X-Oz-",
 }
 
 // forgedNames are spellings of reserved names: each of ourNames with each separator in each position, alone and in all; the decision

@@ -37,7 +37,7 @@ var threats = []threat{
 		tests(testReservedForgeriesArrive, testReservedOnEveryOutcome, testReservedNamesAtRandom)},
 	{4, "the client names a trusted header in Connection, and the proxy deletes it",
 		"Traefik CVE-2021-32813, CVE-2024-45410, CVE-2026-29054; Go CVE-2021-33197", "4",
-		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOverH2, testReservedConnectionAtRandom)},
+		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOfStreams, testReservedConnectionAtRandom)},
 	{5, "of several lines only the first is looked at", "Envoy CVE-2020-25017", "1, 3",
 		tests(testReservedOnEveryOutcome, testRequestMediaType, testRequestContentEncoding)},
 	{6, "a trailer becomes a header, or one of the next request",
