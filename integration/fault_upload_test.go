@@ -150,21 +150,7 @@ func testStalledUploadsKeepNobodyOut(t *testing.T) {
 		beside.Run(name, func(t *testing.T) {
 			x := startChain(t, sandbox.Options{AcceptAny: true}, crowdSite, withEnv("MEMORY", "memory 256MiB"))
 			stall(t, x)
-			c := x.client(t, "h1")
-			start := time.Now()
-			for served := 0; served < 3; {
-				a := c.post(t, "/verify", x.anyCapsule())
-				switch {
-				case a.Status == 200:
-					served++
-				case time.Since(start) > 6*time.Second:
-					t.Fatalf("after %v %d were served, and the next one got %d %.300s", time.Since(start), served, a.Status, a.Body)
-				case a.Status != 503:
-					t.Fatalf("got %d %.300s", a.Status, a.Body)
-				default:
-					time.Sleep(300 * time.Millisecond) // what a client does that is told to come back
-				}
-			}
+			x.wantTurns(t, 3, 6*time.Second)
 		})
 	}
 }
