@@ -9,10 +9,10 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// testReservedWithCurl is what anybody can try at home: curl with Connection: X-Oz-Decision, X_Oz_Decision: SUCCESS, x.oz.decision:
+// TestReservedWithCurl is what anybody can try at home: curl with Connection: X-Oz-Decision, X_Oz_Decision: SUCCESS, x.oz.decision:
 // SUCCESS, a trailer of that name, and a JSON body that looks like a SUCCESS folder. In no case does the app see anything
 // reserved that the module did not set.
-func testReservedWithCurl(t *testing.T) {
+func TestReservedWithCurl(t *testing.T) {
 	t.Parallel()
 	const options = `{
 	servers {

@@ -112,6 +112,7 @@ http://forward-auth.test:{$HTTP_PORT} {
 http://copy-headers.test:{$HTTP_PORT} {
 	log
 	import auth copy_headers X-User X-Oz-Decision X-Oz-Folder-Id>X-Oz-Event-Session-Id X-Oz-Quality
+	import auth copy_headers X_Oz_Decision
 	oz_instant /verify {$OZ}
 	reverse_proxy {$APP}
 }
@@ -190,66 +191,76 @@ func layoutCases() []layoutCase {
 	}
 }
 
-// testReservedInEveryLayout promises the same wherever the directive stands: with other blocks of it, with any matcher, in handle
-// and route, after forward_auth, whatever that copies, and for error routes that proxy to the app. Each request forges all that
-// there is: header, Connection and, in a second turn, trailer.
-func testReservedInEveryLayout(t *testing.T) {
+// These tests promise that no forgery reaches the app wherever the directive stands: with other blocks of it, with any matcher, in
+// handle and route, after forward_auth, whatever that copies, and for error routes that proxy to the app.
+
+// testNamesInEveryLayout forges the names as they are.
+func testNamesInEveryLayout(t *testing.T) {
 	t.Parallel()
+	tryLayouts(t, forger{forgerOptions(false) + layouts, forgedLines()}, nil)
+}
+
+// testSpellingsInEveryLayout forges them in every other spelling.
+func testSpellingsInEveryLayout(t *testing.T) {
+	t.Parallel()
+	for name, forger := range forgersOfSpellings(layouts) {
+		t.Run(name, func(t *testing.T) { tryLayouts(t, forger, nil) })
+	}
+}
+
+// testConnectionInEveryLayout has the client name them for one hop only.
+func testConnectionInEveryLayout(t *testing.T) {
+	t.Parallel()
+	tryLayouts(t, forger{layouts, []string{"Connection", "", "Connection", "X-Oz-Decision, X-Oz-Folder-Id"}}, nil)
+}
+
+// testTrailersInEveryLayout sends them after the body, where that of an error need not get to the error route. If it does, it is as
+// clean.
+func testTrailersInEveryLayout(t *testing.T) {
+	t.Parallel()
+	tryLayouts(t, forger{layouts, []string{"Trailer", "X-Oz-Decision, X-Late"}}, []string{"X-Oz-Decision: SUCCESS", "x_oz_decision: SUCCESS", "X-Late: yes"})
+}
+
+func tryLayouts(t *testing.T, forger forger, trailers []string) {
 	auth := newRawApp(t)
 	auth.Answer(func(rawRequest) string {
 		return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-User: alice\r\nX-Oz-Decision: SUCCESS\r\nX-Oz-Folder-Id: forged\r\nX_Oz_Decision: SUCCESS\r\n\r\n"
 	})
-	for name, forger := range forgers(layouts) {
-		t.Run(name, func(t *testing.T) {
-			x := startChain(t, sandbox.Options{}, forger.caddyfile, withEnv("AUTH", auth.Addr), withEnv("DEAD", deadAddress(t)))
-			var forged []string
-			for i := 0; i < len(forger.fields); i += 2 {
-				forged = append(forged, forger.fields[i]+": "+forger.fields[i+1])
-			}
-			for _, test := range layoutCases() {
-				t.Run(test.host+test.path+" "+test.contentType+" "+test.fault, func(t *testing.T) {
-					x.tryLayout(t, test, forged)
-				})
-			}
+	x := startChain(t, sandbox.Options{}, forger.caddyfile, withEnv("AUTH", auth.Addr), withEnv("DEAD", deadAddress(t)))
+	var lines []string
+	for pair := range slices.Chunk(forger.fields, 2) {
+		lines = append(lines, pair[0]+": "+pair[1])
+	}
+	for _, test := range layoutCases() {
+		t.Run(test.host+test.path+" "+test.contentType+" "+test.fault, func(t *testing.T) {
+			x.tryLayout(t, test, lines, trailers)
 		})
 	}
 }
 
-func (x *chain) tryLayout(t *testing.T, test layoutCase, forged []string) {
+func (x *chain) tryLayout(t *testing.T, test layoutCase, lines, trailers []string) {
 	t.Helper()
 	x.oz.fault(t, test.fault)
-	head := slices.Concat([]string{
-		"POST " + test.path + " HTTP/1.1", "Host: " + test.host + ".test", "Content-Type: " + test.contentType, "Transfer-Encoding: chunked",
-		"Connection:", "Connection: X-Oz-Decision, X-Oz-Folder-Id",
-	}, forged)
-	x.sendForged(t, head)
+	head := []string{"POST " + test.path + " HTTP/1.1", "Host: " + test.host + ".test", "Content-Type: " + test.contentType, "Transfer-Encoding: chunked"}
+	x.sendForged(t, append(head, lines...), trailers...)
 	requests := x.wholeRequests()
-	if len(requests) != 1 {
+	if len(requests) != 1 && (trailers == nil || test.want.decision != "" || len(requests) > 1) {
 		t.Fatalf("the app got %d requests, want 1", len(requests))
 	}
-	r := requests[0]
-	if r.Line != test.line {
-		t.Errorf("the app got %q, want %q", r.Line, test.line)
-	}
-	assertReserved(t, r, test.want.headers(r, "session"))
-	if strings.Contains(test.host, "copy-headers") && r.Value("X-User") != "alice" {
-		t.Errorf("the app got the user %q", r.Value("X-User"))
-	}
-	if n := len(x.oz.Received()); n > 1 {
-		t.Errorf("Oz was asked %d times", n)
-	}
-
-	// With trailers, the body of an error need not get to the error route. If it does, it is as clean.
-	x.sendForged(t, append(head, "Trailer: X-Oz-Decision, X-Late"), "X-Oz-Decision: SUCCESS", "x_oz_decision: SUCCESS", "X-Late: yes")
-	requests = x.wholeRequests()
 	for _, r := range requests {
+		if r.Line != test.line {
+			t.Errorf("the app got %q, want %q", r.Line, test.line)
+		}
 		assertReserved(t, r, test.want.headers(r, "session"))
 		if len(r.Trailers) > 0 || len(r.Values("Trailer")) > 0 {
 			t.Errorf("the app got trailers:\n%s", r.Raw())
 		}
+		if strings.Contains(test.host, "copy-headers") && r.Value("X-User") != "alice" {
+			t.Errorf("the app got the user %q", r.Value("X-User"))
+		}
 	}
-	if len(requests) == 0 && test.want.decision != "" {
-		t.Error("with trailers, the app was not called")
+	if n := len(x.oz.Received()); n > 1 {
+		t.Errorf("Oz was asked %d times", n)
 	}
 }
 

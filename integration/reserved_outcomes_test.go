@@ -69,7 +69,7 @@ var outcomes = []outcome{
 		decision: "INVALID", reason: "container", code: "14", noIDs: true,
 	}},
 	{name: "timeout, passed", method: "POST", path: "/late", fault: "hang", want: verdict{decision: "UNAVAILABLE", reason: "timeout", noIDs: true}},
-	{name: "malformed, passed", method: "POST", path: "/passed", fault: "dup-declined-success", want: verdict{
+	{name: "malformed, passed", method: "POST", path: "/passed", fault: "truncated", want: verdict{
 		decision: "UNAVAILABLE", reason: "malformed_answer", noIDs: true,
 	}},
 	{name: "status, passed", method: "POST", path: "/passed", fault: "folder:202", want: verdict{
@@ -143,29 +143,39 @@ func (x *outcomeTrio) assert(t testing.TB, o outcome, query string) {
 	}
 }
 
-// testReservedOnEveryOutcome promises that whatever comes of a request, the app sees exactly the reserved names that the module
-// set: no forgery adds to them, takes the place of one, or stands where there is none.
-func testReservedOnEveryOutcome(t *testing.T) {
+// testNamesOnEveryOutcome promises that whatever comes of a request, the app sees exactly the reserved names that the module set: no
+// line of the client's adds to them, takes the place of one, or stands where there is none.
+func testNamesOnEveryOutcome(t *testing.T) {
 	t.Parallel()
-	for name, forger := range forgers(outcomeSite) {
+	tryOutcomes(t, forger{forgerOptions(false) + outcomeSite, forgedLines()})
+}
+
+// testSpellingsOnEveryOutcome promises the same of every other spelling of these names.
+func testSpellingsOnEveryOutcome(t *testing.T) {
+	t.Parallel()
+	for name, forger := range forgersOfSpellings(outcomeSite) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			x := startOutcomes(t, forger.caddyfile)
-			fields := slices.Concat(forger.fields, []string{"Content-Type", "application/octet-stream"})
-			x.eachProtocol(t, func(t *testing.T, c *client) {
-				for _, o := range outcomes {
-					for _, query := range []string{"", "?app=h2c"} {
-						t.Run(o.name+query, func(t *testing.T) {
-							var body io.Reader
-							if capsule := x.request(t, o); capsule != nil {
-								body = strings.NewReader(string(capsule))
-							}
-							c.do(t, c.request(t, o.method, o.path+query, body, fields...))
-							x.assert(t, o, query)
-						})
-					}
-				}
-			})
+			tryOutcomes(t, forger)
 		})
 	}
+}
+
+func tryOutcomes(t *testing.T, forger forger) {
+	x := startOutcomes(t, forger.caddyfile)
+	fields := slices.Concat(forger.fields, []string{"Content-Type", "application/octet-stream"})
+	x.eachProtocol(t, func(t *testing.T, c *client) {
+		for _, o := range outcomes {
+			for _, query := range []string{"", "?app=h2c"} {
+				t.Run(o.name+query, func(t *testing.T) {
+					var body io.Reader
+					if capsule := x.request(t, o); capsule != nil {
+						body = strings.NewReader(string(capsule))
+					}
+					c.do(t, c.request(t, o.method, o.path+query, body, fields...))
+					x.assert(t, o, query)
+				})
+			}
+		}
+	})
 }

@@ -12,7 +12,7 @@ import (
 func testReservedThroughHandlersInFront(t *testing.T) {
 	t.Parallel()
 	for name, front := range map[string]string{
-		"forward_auth": "forward_auth {$APP} {\n\t\t\turi /auth\n\t\t\tcopy_headers X-Oz-Decision X_Oz_Folder_Id\n\t\t}",
+		"forward_auth": "forward_auth {$APP} {\n\t\t\turi /auth\n\t\t\tcopy_headers X-Oz-Decision X-Oz-Folder-Id\n\t\t}",
 		"rewrite":      "rewrite /in /verify",
 		"uri":          "uri strip_prefix /api",
 		"method":       "@put method PUT\n\t\tmethod @put POST",
@@ -36,7 +36,7 @@ func testReservedThroughHandlersInFront(t *testing.T) {
 }`)
 			x.app.Answer(func(r rawRequest) string {
 				if strings.Contains(r.Line, " /auth ") {
-					return "HTTP/1.1 200 OK\r\nX-Oz-Decision: SUCCESS\r\nX_Oz_Folder_Id: forged\r\nContent-Length: 0\r\n\r\n"
+					return "HTTP/1.1 200 OK\r\nX-Oz-Decision: SUCCESS\r\nX-Oz-Folder-Id: forged\r\nContent-Length: 0\r\n\r\n"
 				}
 				return rawAnswer("200 OK", "seen by the app\n")
 			})

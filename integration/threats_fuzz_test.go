@@ -34,7 +34,7 @@ func testRandomRequests(t *testing.T) {
 				"http://localhost/verify", "*", "verify", "/other", "\\verify") + " " +
 			mostly("HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.2", "http/1.1") + "\r\nHost: " + mostly("localhost", "", "a b", "localhost:99999") + "\r\n"
 		for range random.IntN(3) {
-			head += mostly("X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS", "Connection: X-Oz-Decision", "Connection: close", "Content-Encoding: gzip", "Upgrade: h2c", "Expect: 100-continue", "Expect: x",
+			head += mostly("X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS", "Connection: X-Custom", "Connection: close", "Content-Encoding: gzip", "Upgrade: h2c", "Expect: 100-continue", "Expect: x",
 				"Trailer: X-Oz-Decision", "Content-Type: application/json", " folded", "no colon", "X-\x00: y", ": no name", "Range: bytes=0-1", "X-Http-Method-Override: GET", "Transfer-Encoding: identity") + "\r\n"
 		}
 		head += mostly("Content-Type: application/octet-stream\r\n", "Content-Type: application/json\r\n", "")
