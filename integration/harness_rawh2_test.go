@@ -61,16 +61,24 @@ const h2FrameSize = 16 << 10
 // wants lower case.
 func (c *rawH2) sendFields(t testing.TB, stream uint32, end bool, fields ...string) {
 	t.Helper()
+	check(t, c.trySendFields(stream, end, fields...))
+}
+
+// trySendFields is sendFields for a connection that the server may have closed.
+func (c *rawH2) trySendFields(stream uint32, end bool, fields ...string) error {
 	c.out.Reset()
 	for i := 0; i < len(fields); i += 2 {
-		check(t, c.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}))
+		if err := c.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}); err != nil {
+			return err
+		}
 	}
 	first := c.out.Next(h2FrameSize)
-	check(t, c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndStream: end, EndHeaders: c.out.Len() == 0}))
-	for c.out.Len() > 0 {
+	err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndStream: end, EndHeaders: c.out.Len() == 0})
+	for err == nil && c.out.Len() > 0 {
 		more := c.out.Next(h2FrameSize)
-		check(t, c.WriteContinuation(stream, c.out.Len() == 0, more))
+		err = c.WriteContinuation(stream, c.out.Len() == 0, more)
 	}
+	return err
 }
 
 // postFields are the fields of a capsule's POST, to which a test may add. A negative size is left unsaid.

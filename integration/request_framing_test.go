@@ -218,6 +218,36 @@ func testRequestLyingLength(t *testing.T) {
 	}
 }
 
+// testRequestNoLengthAndContent promises that over HTTP/2 and HTTP/3 content after a Content-Length of 0 reaches nobody: with a POST
+// it is an empty capsule, and a GET that has it is refused or goes on without it.
+func testRequestNoLengthAndContent(t *testing.T) {
+	t.Parallel()
+	x := startLimited(t)
+	senders := map[string]func(testing.TB, []string, [][]byte, []string) int{"h2": x.framesOverH2, "h3": x.framesOverH3}
+	sent := 0
+	for proto, send := range senders {
+		for _, method := range []string{"POST", "PUT", "GET", "OPTIONS"} {
+			fields := postFields("/verify", 0)
+			fields[1] = method
+			status := send(t, fields, [][]byte{[]byte(forgedFolder)}, nil)
+			sent++
+			if status > 0 && status < 300 && (method == "POST" || method == "PUT") {
+				t.Errorf("%s %s: got %d", proto, method, status)
+			}
+		}
+	}
+	x.waitForLogs(t, sent, isAccess) // the server may end a stream before its handler is through
+	for _, r := range x.app.Requests() {
+		if len(r.Body) > 0 || strings.HasPrefix(r.Line, "P") {
+			t.Errorf("the app got:\n%s", r.Raw())
+		}
+	}
+	x.oz.quiet(t)
+	if n := len(x.oz.Received()); n > 0 {
+		t.Errorf("Oz got %d capsules", n)
+	}
+}
+
 const saidLength = 10_000
 
 // lie has send bring a capsule of a size other than saidLength, to which there may be no answer.

@@ -48,10 +48,9 @@ func isAlias(name string) bool { return strings.ContainsAny(name, "_.") }
 // aliases, those with an underscore or a dot, of a server that expects them. Each says SUCCESS.
 func forgeries(aliases bool) (fields []string) {
 	for _, name := range forgedNames() {
-		if isAlias(name) != aliases || aliases && strings.Contains(name, "*") { // which cannot be expected
-			continue
+		if isAlias(name) == aliases && canBeExpected(name) == aliases {
+			fields = append(fields, name, "SUCCESS")
 		}
-		fields = append(fields, name, "SUCCESS")
 	}
 	return fields
 }
@@ -67,22 +66,39 @@ func forgedLines() (fields []string) {
 // forgerOptions are global options by which a server takes headers as long as these, and with aliases also the names that Caddy
 // drops before any handler unless it is told to expect them: without that, a test with them would prove nothing.
 func forgerOptions(aliases bool) string {
-	options := "{\n\tservers {\n\t\tmax_header_size 1MB\n"
+	var names []string
 	if aliases {
-		var underscores, dots string
-		for i, name := range forgeries(true) {
-			switch {
-			case i%2 > 0: // a value
-			case strings.Contains(name, "_"):
-				underscores += ` "` + name + `"`
-			default:
-				dots += ` "` + name + `"`
-			}
+		for pair := range slices.Chunk(forgeries(true), 2) {
+			names = append(names, pair[0])
 		}
-		options += "\t\texpected_underscore_headers" + underscores + "\n\t\texpected_dot_headers" + dots + "\n"
+	}
+	return optionsExpecting(names)
+}
+
+// optionsExpecting are global options by which a server takes long headers and these names.
+func optionsExpecting(names []string) string {
+	var underscores, dots string
+	for _, name := range names {
+		switch {
+		case !canBeExpected(name): // it is not dropped, or always
+		case strings.Contains(name, "_"):
+			underscores += ` "` + name + `"`
+		default:
+			dots += ` "` + name + `"`
+		}
+	}
+	options := "{\n\tservers {\n\t\tmax_header_size 1MB\n"
+	if underscores != "" {
+		options += "\t\texpected_underscore_headers" + underscores + "\n"
+	}
+	if dots != "" {
+		options += "\t\texpected_dot_headers" + dots + "\n"
 	}
 	return options + "\t}\n}\n"
 }
+
+// canBeExpected reports whether Caddy takes a name only where it is told to.
+func canBeExpected(name string) bool { return isAlias(name) && !strings.Contains(name, "*") }
 
 // forger is a server, and what it takes of the forgeries as far as its handlers.
 type forger struct {
