@@ -42,6 +42,7 @@ func testOddMetadataDoesNotMarkOzDown(t *testing.T) {
 		"a duplicate name":          meta(`{"canary-a":1,"canary-a":2}`),
 		"a duplicate, escaped":      meta(`{"canary-a":1,"canary-\u0061":2}`),
 		"a duplicate deep inside":   meta(`{"note":[{"canary-a":1,"canary-a":2}]}`),
+		"one of ours in capitals":   meta(`{"Event_Session_Id":"canary-a"}`),
 		"a duplicate at the top":    ozFolder(`,"system_resolution":"SUCCESS"`),
 		"300 levels of arrays":      meta(`{"note":` + strings.Repeat("[", 300) + strings.Repeat("]", 300) + `}`),
 		"300 levels of objects":     meta(strings.Repeat(`{"a":`, 300) + `1` + strings.Repeat("}", 300)),

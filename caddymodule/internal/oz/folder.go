@@ -38,8 +38,8 @@ type Analysis struct {
 }
 
 // ReadFolder reads a pruned answer by the strictest rules there are: one
-// object, valid UTF-8 throughout, no name twice, nothing behind it, names by
-// exact case. Its errors wrap ErrMalformed and quote nothing of doc.
+// object, valid UTF-8 throughout, no name twice, nothing behind it, and none of
+// the names that it reads in another case. Its errors wrap ErrMalformed and quote nothing of doc.
 func ReadFolder(doc []byte) (*Folder, error) {
 	f := new(Folder)
 	err := readObject(doc, func(s strict, name string) error {
@@ -55,7 +55,7 @@ func ReadFolder(doc []byte) (*Folder, error) {
 		case "analyses":
 			return s.analyses(f)
 		}
-		return s.skip()
+		return s.other(name, "folder_id", "resolution_status", "system_resolution", "meta_data", "analyses")
 	})
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func (s strict) metaData(f *Folder) error {
 		if name == "event_session_id" {
 			return s.text(&f.EventSessionID)
 		}
-		return s.skip()
+		return s.other(name, "event_session_id")
 	})
 }
 
@@ -112,7 +112,7 @@ func (s strict) analysis() (a Analysis, err error) {
 		case "error_message":
 			return s.text(&a.ErrorMessage)
 		}
-		return s.skip()
+		return s.other(name, "type", "state", "resolution_status", "error_code", "error_message")
 	})
 	return a, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -65,8 +66,11 @@ func (s strict) token() (jsontext.Token, error) {
 
 func (s strict) malformed(err error) error {
 	what := "bad syntax or UTF-8"
-	if errors.Is(err, jsontext.ErrDuplicateName) {
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
 		what = "duplicate name"
+	case errors.Is(err, errOtherCase):
+		what = err.Error()
 	}
 	return fmt.Errorf("%w: %s, after byte %d", ErrMalformed, what, s.dec.InputOffset())
 }
@@ -115,6 +119,21 @@ func (s strict) skip() error {
 		}
 	}
 }
+
+// other skips the value of a member that is none of ours. A name that differs
+// from one of ours by case alone is refused: encoding/json, for one, takes it
+// for ours, and the last of both counts, so that an app in Go would see another
+// decision than we do.
+func (s strict) other(name string, ours ...string) error {
+	for _, own := range ours {
+		if strings.EqualFold(name, own) {
+			return s.malformed(errOtherCase)
+		}
+	}
+	return s.skip()
+}
+
+var errOtherCase = errors.New("name in another case")
 
 // text reads a value into dst if it is a string. Any other value is as good
 // as absent: it is read and dst stays empty.
