@@ -11,12 +11,19 @@ import (
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
-	needs(t, name, err)
+	need(t, name, err)
 	return path
 }
 
-// needs does the same for what is no program, such as a library: err says whether it is there.
-func needs(t testing.TB, name string, err error) {
+// needFile is program for a file that is none, such as a library.
+func needFile(t testing.TB, name string) string {
+	t.Helper()
+	_, err := os.Stat(name)
+	need(t, name, err)
+	return name
+}
+
+func need(t testing.TB, name string, err error) {
 	t.Helper()
 	switch {
 	case err == nil:

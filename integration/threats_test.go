@@ -26,15 +26,18 @@ type threat struct {
 	tests    []func(*testing.T)
 }
 
+// appTests are about real app servers, in which several threats meet.
+var appTests = tests(testAppsOnGunicorn, testAppOnPHP, testAppOnPuma, testAppOnNode, testAppOnTomcat, testAppInGo)
+
 // threats are all that are known of, and the tests that look for each of them here. SECURITY.md lists the same.
 var threats = []threat{
 	{1, "a client's header stays where the answer has none", "Caddy CVE-2026-30851, GHSA-7r4p-vjf4-gxv4", "1",
 		tests(testNamesOnEveryOutcome, testNamesInEveryLayout, testReservedThroughHandlersInFront)},
 	{2, "another case, or an underscore, is the same variable to the app",
 		"Caddy GHSA-f59h-q822-g45g; Traefik CVE-2026-33433, CVE-2026-54763; oauth2-proxy CVE-2025-64484; Puma GHSA-9hf4-67fc-4vf4", "1",
-		tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout)},
+		append(tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout), appTests...)},
 	{3, "so is a dot, or any other separator", "Traefik CVE-2026-88011, CVE-2026-88879; FrankenPHP CVE-2026-128023, GHSA-49wc-4hcv-v58q", "1",
-		tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout, testReservedNamesAtRandom)},
+		append(tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout, testReservedNamesAtRandom), appTests...)},
 	{4, "the client names a trusted header in Connection, and the proxy deletes it",
 		"Traefik CVE-2021-32813, CVE-2024-45410, CVE-2026-29054; Go CVE-2021-33197", "4",
 		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOfStreams, testReservedConnectionAtRandom, testConnectionInEveryLayout)},
@@ -66,7 +69,7 @@ var threats = []threat{
 	{16, "a body that does not come holds a place for ever", "Traefik GHSA-4vwx-54mw-vqfw", "5, 10",
 		tests(testSilenceAtEachByte, testRequestSlowUpload, testRequestSilentGet, testRequestPauseWhileOzLeaves, testLeaveDuringUpload)},
 	{17, "two readers of one document see two decisions", "MCP Go SDK CVE-2026-27896; golang/go#14750", "2",
-		tests(testDecisionByMalformedAnswer, testDecisionByExactDocument, testDecisionByFolder)},
+		append(tests(testDecisionByMalformedAnswer, testDecisionByExactDocument, testDecisionByFolder), appTests...)},
 	{18, "headers of the answer are passed on", "APISIX CVE-2026-31908, CVE-2026-44087", "7",
 		tests(testHeaderOfOz, testConfigText)},
 	{19, "secrets of the user, or of the gateway, go where they do not belong", "Traefik CVE-2026-41181, GHSA-h2ph-vhm7-g4hp", "6, 7",
@@ -98,7 +101,7 @@ var threats = []threat{
 		tests(testSessionToken, testSessionTokenRefuses, testSessionTokenMethods, testSessionTokenOfItsOwnOz, testSessionTokenNeedsAMatcherThatCanBeShared,
 			testSessionTokensHaveALimit, testSessionTokensWaitNoLonger, testTokenStaysUncached)},
 	{31, "a flood of header lines pushes the decision off the end", "Node's maxHeadersCount", "4",
-		tests(testFloodHidesNothing, testHeaderFlood, testHeaderLimitIsAnOption)},
+		append(tests(testFloodHidesNothing, testHeaderFlood, testHeaderLimitIsAnOption), appTests...)},
 }
 
 func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
