@@ -322,8 +322,10 @@ func isIdentity(lines []string) bool {
 
 // maxHeaderLines is how many field lines a capsule's request may have. Node
 // drops what is past its 1,000th line in silence, and what reverse_proxy adds
-// comes last: a client could so hide its DECLINED from the app.
-const maxHeaderLines = 100
+// comes last; gunicorn and Tomcat refuse a request with more than 100 lines, of
+// which this module and reverse_proxy add up to 17. A client could so hide its
+// DECLINED from the app.
+const maxHeaderLines = 80
 
 // headerProblem also counts what the path adds to a seal, which the app's server
 // has to take on top.

@@ -280,7 +280,7 @@ func testHeaderFlood(t *testing.T) {
 				x.refuse(t, want, func() answer { return c.post(t, "/verify", []byte("capsule"), fields...) })
 			})
 		}
-		for name, fields := range map[string][]string{"80 lines": lines(80), "11 KiB": {"Cookie", strings.Repeat("x", 11<<10)}} {
+		for name, fields := range map[string][]string{"70 lines": lines(70), "11 KiB": {"Cookie", strings.Repeat("x", 11<<10)}} {
 			t.Run(name, func(t *testing.T) {
 				if a := c.post(t, "/verify", []byte("capsule"), fields...); a.Status != 200 {
 					t.Errorf("got %d %s", a.Status, a.Body)

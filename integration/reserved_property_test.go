@@ -42,7 +42,7 @@ func testReservedNamesAtRandom(t *testing.T) {
 	x := startChain(t, sandbox.Options{}, optionsExpecting(names)+smokeSite)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		reserved, others := 0, 0
-		for some := range slices.Chunk(names, 75) { // with more than a hundred lines a capsule is refused
+		for some := range slices.Chunk(names, 75) { // with more than 80 other lines a capsule is refused
 			for path, want := range map[string]verdict{"/verify": accepted, "/other": {noIDs: true}} {
 				var fields []string
 				for _, name := range some {

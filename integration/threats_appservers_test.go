@@ -113,7 +113,7 @@ var declinedFields = map[string]string{
 // tryForgeries sends each forged name, on a capsule that is declined and on a request that is not decided.
 func (x appTrial) tryForgeries(t *testing.T, c *client, name string, forged []string) {
 	x.oz.Answer(func(rawRequest) string { return ozAnswer("201 Created", declinedFolder) })
-	for fields := range slices.Chunk(forged, 160) { // with more than a hundred lines a capsule is refused
+	for fields := range slices.Chunk(forged, 160) { // Caddy takes 16 KiB at once
 		r := readReport(t, c.post(t, "/verify/"+name, []byte("capsule"), fields...))
 		r.assertOurs(t, declinedFields)
 		if got := r.document.Get("system_resolution").Str; got != "DECLINED" {
