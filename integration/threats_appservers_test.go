@@ -15,7 +15,9 @@ import (
 
 func testAppsOnGunicorn(t *testing.T) {
 	t.Parallel()
-	gunicorn, address := program(t, "gunicorn"), deadAddress(t)
+	gunicorn, address := needFile(t, "/usr/bin/gunicorn"), deadAddress(t) // Debian's, as it finds Debian's Flask and Django
+	needFile(t, "/usr/lib/python3/dist-packages/flask")
+	needFile(t, "/usr/lib/python3/dist-packages/django")
 	startProgram(t, "tcp", address, gunicorn, "--bind", address, "--threads", "4", "--log-level", "error", "wsgi:app")
 	tryApp(t, "reverse_proxy "+address, "flask", "django")
 }
@@ -46,6 +48,7 @@ func testAppOnNode(t *testing.T) {
 func testAppOnTomcat(t *testing.T) {
 	t.Parallel()
 	java, address := program(t, "java"), deadAddress(t)
+	program(t, "javac") // by which java compiles the app
 	jars := needFile(t, "/usr/share/java/tomcat10-embed-core.jar") + ":" + needFile(t, "/usr/share/java/gson.jar")
 	startProgram(t, "tcp", address, java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "App.java", portOf(address), t.TempDir())
 	tryApp(t, "reverse_proxy "+address, "tomcat")
