@@ -84,15 +84,22 @@ http://plain.test:{$HTTP_PORT} {
 	`+handler+`
 }`, withEnv("OZ", "http://"+oz.Addr))
 	x := appTrial{&chain{caddyProc: p}, oz}
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) {
-			t.Run("forgeries arrive without the module", func(t *testing.T) { x.tryPlain(t, name) })
-			p.eachProtocol(t, func(t *testing.T, c *client) { x.tryForgeries(t, c, name, forgeries(c.proto == "h1")) })
-			t.Run("lists and trailers", func(t *testing.T) { x.tryLists(t, name) })
-			t.Run("lines", func(t *testing.T) { x.tryLines(t, name) })
-			t.Run("documents", func(t *testing.T) { x.tryDocuments(t, name) })
+	for part, try := range map[string]func(*testing.T, string){
+		"names": x.tryNames, "connection": x.tryConnection, "trailers": x.tryTrailers, "lines": x.tryLines, "documents": x.tryDocuments,
+	} {
+		t.Run(part, func(t *testing.T) {
+			endedTests.watch(t)
+			for _, name := range names {
+				t.Run(name, func(t *testing.T) { try(t, name) })
+			}
 		})
 	}
+}
+
+// tryNames sends each forged name, over each protocol.
+func (x appTrial) tryNames(t *testing.T, name string) {
+	x.tryPlain(t, name)
+	x.eachProtocol(t, func(t *testing.T, c *client) { x.tryForgeries(t, c, name, forgeries(c.proto == "h1")) })
 }
 
 // tryPlain is about these tests: without the module, the app has what it could take for a decision.
@@ -127,16 +134,34 @@ func (x appTrial) tryForgeries(t *testing.T, c *client, name string, forged []st
 	}
 }
 
-// tryLists names ours in Connection, and sends them as trailers.
-func (x appTrial) tryLists(t *testing.T, name string) {
+// tryConnection names ours in Connection.
+func (x appTrial) tryConnection(t *testing.T, name string) {
 	x.oz.Answer(func(rawRequest) string { return ozAnswer("201 Created", declinedFolder) })
 	conn := x.dialRawTLS(t)
-	for range 2 { // the second one as clean
-		conn.sendHead(t, postHead("/verify/"+name, -1, "Connection: X-Oz-Decision, X-Oz-Folder-Id", "Trailer: X-Oz-Decision", "X-Oz-Decision: SUCCESS", "X-Oz-Decision: SUCCESS")...)
+	for _, lines := range connectionLines[:12] {
+		if slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, "close") }) {
+			continue
+		}
+		conn.sendHead(t, postHead("/verify/"+name, 7, lines...)...)
+		conn.send(t, "capsule")
+		readReport(t, conn.read(t, "POST")).assertOurs(t, declinedFields)
+	}
+}
+
+// tryTrailers forges after the body. The next request is as clean.
+func (x appTrial) tryTrailers(t *testing.T, name string) {
+	x.oz.Answer(func(rawRequest) string { return ozAnswer("201 Created", declinedFolder) })
+	conn := x.dialRawTLS(t)
+	for _, path := range []string{"/verify/", "/other/", "/verify/"} {
+		conn.sendHead(t, postHead(path+name, -1, "Trailer: X-Oz-Decision, X-Oz-Seal", "X-Oz-Decision: SUCCESS", "X-Oz-Decision: SUCCESS")...)
 		conn.sendChunk(t, "capsule")
 		conn.sendChunk(t, "")
-		conn.sendHead(t, "X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS")
-		readReport(t, conn.read(t, "POST")).assertOurs(t, declinedFields)
+		conn.sendHead(t, "X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS", "X-Oz-Seal: forged")
+		want := declinedFields
+		if path == "/other/" {
+			want = nil
+		}
+		readReport(t, conn.read(t, "POST")).assertOurs(t, want)
 	}
 }
 

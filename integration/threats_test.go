@@ -24,84 +24,85 @@ type threat struct {
 	seen     string // where, as far as it was made public
 	promises string // those of SECURITY.md that it would break
 	tests    []func(*testing.T)
+	inApps   string // the part of each of appTests that looks for it, too
 }
 
-// appTests are about real app servers, in which several threats meet.
+// appTests are about real app servers, each of which is started once for all of its parts.
 var appTests = tests(testAppsOnGunicorn, testAppOnPHP, testAppOnPuma, testAppOnNode, testAppOnTomcat, testAppInGo)
 
 // threats are all that are known of, and the tests that look for each of them here. SECURITY.md lists the same.
 var threats = []threat{
 	{1, "a client's header stays where the answer has none", "Caddy CVE-2026-30851, GHSA-7r4p-vjf4-gxv4", "1",
-		tests(testNamesOnEveryOutcome, testNamesInEveryLayout, testReservedThroughHandlersInFront)},
+		tests(testNamesOnEveryOutcome, testNamesInEveryLayout, testReservedThroughHandlersInFront), ""},
 	{2, "another case, or an underscore, is the same variable to the app",
 		"Caddy GHSA-f59h-q822-g45g; Traefik CVE-2026-33433, CVE-2026-54763; oauth2-proxy CVE-2025-64484; Puma GHSA-9hf4-67fc-4vf4", "1",
-		append(tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout), appTests...)},
+		tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout), "names"},
 	{3, "so is a dot, or any other separator", "Traefik CVE-2026-88011, CVE-2026-88879; FrankenPHP CVE-2026-128023, GHSA-49wc-4hcv-v58q", "1",
-		append(tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout, testReservedNamesAtRandom), appTests...)},
+		tests(testReservedForgeriesArrive, testSpellingsOnEveryOutcome, testSpellingsInEveryLayout, testReservedNamesAtRandom), "names"},
 	{4, "the client names a trusted header in Connection, and the proxy deletes it",
 		"Traefik CVE-2021-32813, CVE-2024-45410, CVE-2026-29054; Go CVE-2021-33197", "4",
-		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOfStreams, testReservedConnectionAtRandom, testConnectionInEveryLayout)},
+		tests(testReservedInConnection, testReservedConnectionOfOthers, testReservedConnectionOfStreams, testReservedConnectionAtRandom, testConnectionInEveryLayout), "connection"},
 	{5, "of several lines only the first is looked at", "Envoy CVE-2020-25017", "1, 3",
-		tests(testNamesOnEveryOutcome, testRequestMediaType, testRequestContentEncoding)},
+		tests(testNamesOnEveryOutcome, testRequestMediaType, testRequestContentEncoding), ""},
 	{6, "a trailer becomes a header, or one of the next request",
 		"lighttpd CVE-2025-12642; libevent CVE-2026-63379; blaze GHSA-46q4-43ph-c6fr; ewe GHSA-9w88-79f8-m3vp; cpp-httplib CVE-2025-53628; Jetty CVE-2026-10051", "1, 4",
-		tests(testReservedInTrailers, testReservedTrailersArrive, testTrailersInEveryLayout, testNoTrailersForErrorRoutes, testRequestPipeline)},
+		tests(testReservedInTrailers, testReservedTrailersArrive, testTrailersInEveryLayout, testNoTrailersForErrorRoutes, testRequestPipeline), "trailers"},
 	{7, "bytes in a header make the question fail, and failing lets in", "Envoy CVE-2023-27488", "2",
-		tests(testFieldValues)},
+		tests(testFieldValues), ""},
 	{8, "a word of the answer becomes a header with a line end in it", "Envoy CVE-2023-27493; Heimdall CVE-2026-57209", "9",
-		tests(testWordsOfOz, testErrorsOfOz)},
+		tests(testWordsOfOz, testErrorsOfOz), ""},
 	{9, "text that looks like a placeholder is expanded", "Caddy GHSA-j8px-rmrx-76h9, CVE-2026-30852, GO-2026-5730", "9",
-		tests(testPlaceholders, testPlaceholdersInErrors)},
+		tests(testPlaceholders, testPlaceholdersInErrors), ""},
 	{10, "forwarding and override headers steer what is decided",
 		"Envoy CVE-2023-27487, CVE-2024-45806; oauth2-proxy CVE-2026-40575, CVE-2026-76835; Traefik CVE-2026-35051, CVE-2026-39858; ingress-nginx CVE-2026-94197; tinyauth GHSA-xg2q-62g2-cvcm", "2, 3",
-		tests(testSteering, testHandoffToOz)},
+		tests(testSteering, testHandoffToOz), ""},
 	{11, "a health check's User-Agent is let through", "oauth2-proxy CVE-2026-34457", "2, 3",
-		tests(testSteering)},
+		tests(testSteering), ""},
 	{12, "malformed input is answered 200", "Authelia CVE-2021-32637", "2, 3",
-		tests(testRandomRequests, testRandomStreams, testRequestAmbiguousLength, testRequestMethods)},
+		tests(testRandomRequests, testRandomStreams, testRequestAmbiguousLength, testRequestMethods), ""},
 	{13, "a body without a length is not looked at", "crowdsec-bouncer-traefik-plugin#321", "3",
 		tests(testHandoffCapsule, testRequestContentWhereNoneBelongs, testRequestEmptyCapsule, testRequestLyingLength, testRequestNoLengthAndContent,
-			testRequestForgedFolder)},
+			testRequestForgedFolder), ""},
 	{14, "too large a body passes, or a part of it is analysed", "coraza-spoa#287", "2, 3",
-		tests(testRequestCapsuleTooLarge, testRequestLengthBeyondAllReason, testRequestLimitOfTheSite, testDecisionEarlyFolder)},
+		tests(testRequestCapsuleTooLarge, testRequestLengthBeyondAllReason, testRequestLimitOfTheSite, testDecisionEarlyFolder), ""},
 	{15, "what follows CONNECT or an upgrade becomes a request", "Traefik CVE-2026-71324, traefik#13543", "3",
-		tests(testRequestConnect, testRequestExtendedConnectOverH2, testRequestInRefusedBody, testRequestBadChunks, testUpgradeIsIgnoredOnCapsules, testRequestUpgradeElsewhere)},
+		tests(testRequestConnect, testRequestExtendedConnectOverH2, testRequestInRefusedBody, testRequestBadChunks, testUpgradeIsIgnoredOnCapsules, testRequestUpgradeElsewhere), ""},
 	{16, "a body that does not come holds a place for ever", "Traefik GHSA-4vwx-54mw-vqfw", "5, 10",
-		tests(testSilenceAtEachByte, testRequestSlowUpload, testRequestSilentGet, testRequestPauseWhileOzLeaves, testLeaveDuringUpload)},
+		tests(testSilenceAtEachByte, testRequestSlowUpload, testRequestSilentGet, testRequestPauseWhileOzLeaves, testLeaveDuringUpload), ""},
 	{17, "two readers of one document see two decisions", "MCP Go SDK CVE-2026-27896; golang/go#14750", "2",
-		append(tests(testDecisionByMalformedAnswer, testDecisionByExactDocument, testDecisionByFolder), appTests...)},
+		tests(testDecisionByMalformedAnswer, testDecisionByExactDocument, testDecisionByFolder), "documents"},
 	{18, "headers of the answer are passed on", "APISIX CVE-2026-31908, CVE-2026-44087", "7",
-		tests(testHeaderOfOz, testConfigText)},
+		tests(testHeaderOfOz, testConfigText), ""},
 	{19, "secrets of the user, or of the gateway, go where they do not belong", "Traefik CVE-2026-41181, GHSA-h2ph-vhm7-g4hp", "6, 7",
-		tests(testHandoffToOz, testHandoffSecrets, testHandoffTokenFromFile)},
+		tests(testHandoffToOz, testHandoffSecrets, testHandoffTokenFromFile), ""},
 	{20, "an answer of an odd status is followed or passed on", "Caddy CVE-2026-55458", "2, 7",
-		tests(testDecisionByStatus, testHeaderOfOz)},
+		tests(testDecisionByStatus, testHeaderOfOz), ""},
 	{21, "text in the config becomes config", "ingress-nginx CVE-2025-24514", "9",
-		tests(testConfigText)},
+		tests(testConfigText), ""},
 	{22, "a client's header, or the environment, names a proxy", "caddy#7934", "6, 9",
-		tests(testProxyOfTheEnvironment, testSteering)},
+		tests(testProxyOfTheEnvironment, testSteering), ""},
 	{23, "what looks like an answer is posted straight to the path", "", "3",
 		tests(testRequestForgedFolder, testRequestMediaType, testRequestContentWhereNoneBelongs,
-			testReservedThroughHandlersInFront, testRefusedBodyIsNobodysAfterwards, testMatcherErrorsGiveTheBodyToNobody)},
+			testReservedThroughHandlersInFront, testRefusedBodyIsNobodysAfterwards, testMatcherErrorsGiveTheBodyToNobody), ""},
 	{24, "what described the old body describes the new one", "", "4",
-		tests(testHandoffRequest, testHandoffExpectAndTrailer, testStaleNamesNeverReachTheApp, testRequestPipeline)},
+		tests(testHandoffRequest, testHandoffExpectAndTrailer, testStaleNamesNeverReachTheApp, testRequestPipeline), ""},
 	{25, "an upgrade that the app accepts is a tunnel past every rule about headers", "h2c smuggling, since 2020", "1, 3",
-		tests(testTunnelIsNeverOpened, testTunnelsOpenElsewhere, testOnlyWebSocketsTravelOn, testUpgradeIsIgnoredOnCapsules, testRequestExtendedConnectOverH2)},
+		tests(testTunnelIsNeverOpened, testTunnelsOpenElsewhere, testOnlyWebSocketsTravelOn, testUpgradeIsIgnoredOnCapsules, testRequestExtendedConnectOverH2), ""},
 	{26, "what one client does counts against an upstream's health", "caddy#1925", "5",
-		tests(testOddMetadataDoesNotMarkOzDown, testSlowClientDoesNotMarkOzDown, testOddPlaceholderDoesNotMarkOzDown, testBrokenAnswersMarkOzDown, testConfigRefusesWhatCannotWork)},
+		tests(testOddMetadataDoesNotMarkOzDown, testSlowClientDoesNotMarkOzDown, testOddPlaceholderDoesNotMarkOzDown, testBrokenAnswersMarkOzDown, testConfigRefusesWhatCannotWork), ""},
 	{27, "a few bytes hold all places, slots, memory or connections", "slow-body attacks, as Apache's mod_reqtimeout ends them", "5",
 		tests(testCrowdsKeepNobodyOut, testStalledUploadEnds, testStalledUploadsKeepNobodyOut, testStalledStreamsGiveTheirSlotBack, testAttackersWhoComeBackKeepNobodyOut,
-			testDisplacedUploadIsToldToComeBack, testIdleUploadsCostOzNothing, testLingeringClientHoldsNothing, testSessionTokensHaveALimit)},
+			testDisplacedUploadIsToldToComeBack, testIdleUploadsCostOzNothing, testLingeringClientHoldsNothing, testSessionTokensHaveALimit), ""},
 	{28, "a wait for the end of a body has no deadline", "", "10",
 		tests(testUnfinishedBodyHoldsNoAnswerBack, testOpaqueResponseWriter, testSilentGetEnds, testSiteTimeoutIsNoClientThatLeft, testSessionTokenDeadlineEndsRetries,
-			testWaitingStreamDoesNotStarveItsSiblings)},
+			testWaitingStreamDoesNotStarveItsSiblings), ""},
 	{29, "two upstreams are taken for one, and one gets the secrets of the other", "", "8",
-		tests(testAccountBelongsToOneOz, testCapacityBelongsToOneOz, testSessionTokenOfItsOwnOz)},
+		tests(testAccountBelongsToOneOz, testCapacityBelongsToOneOz, testSessionTokenOfItsOwnOz), ""},
 	{30, "session tokens go to those for whom they are not meant, or are kept", "", "5, 8",
 		tests(testSessionToken, testSessionTokenRefuses, testSessionTokenMethods, testSessionTokenOfItsOwnOz, testSessionTokenNeedsAMatcherThatCanBeShared,
-			testSessionTokensHaveALimit, testSessionTokensWaitNoLonger, testTokenStaysUncached)},
+			testSessionTokensHaveALimit, testSessionTokensWaitNoLonger, testTokenStaysUncached), ""},
 	{31, "a flood of header lines pushes the decision off the end", "Node's maxHeadersCount", "4",
-		append(tests(testFloodHidesNothing, testHeaderFlood, testHeaderLimitIsAnOption), appTests...)},
+		tests(testFloodHidesNothing, testHeaderFlood, testHeaderLimitIsAnOption), "lines"},
 }
 
 func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
@@ -109,21 +110,24 @@ func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
 // TestThreats runs the tests of all threats, each once, and says of each threat whether what guards against it holds.
 func TestThreats(t *testing.T) {
 	t.Parallel()
-	results := threatResults{ended: map[string]string{}}
-	t.Cleanup(func() { results.print(t.Output()) }) // after the last of them
+	t.Cleanup(func() { endedTests.print(t.Output()) }) // after the last of them
 	started := map[string]bool{}
-	for _, threat := range threats {
-		for _, test := range threat.tests {
-			name := nameOf(test)
-			if started[name] {
-				continue
-			}
+	start := func(test func(*testing.T)) {
+		if name := nameOf(test); !started[name] {
 			started[name] = true
 			t.Run(name, func(t *testing.T) {
-				t.Cleanup(func() { results.add(name, t) })
+				endedTests.watch(t)
 				test(t)
 			})
 		}
+	}
+	for _, threat := range threats {
+		for _, test := range threat.tests {
+			start(test)
+		}
+	}
+	for _, test := range appTests {
+		start(test)
 	}
 }
 
@@ -133,78 +137,84 @@ func nameOf(test func(*testing.T)) string {
 	return strings.TrimPrefix(path.Ext(full), ".test")
 }
 
-// threatResults are how the tests ended.
-type threatResults struct {
-	mu    sync.Mutex
-	ended map[string]string
+// names returns the names of the tests that look for a threat.
+func (t threat) names() (names []string) {
+	for _, test := range t.tests {
+		names = append(names, nameOf(test))
+	}
+	if t.inApps == "" {
+		return names
+	}
+	for _, test := range appTests {
+		names = append(names, nameOf(test)+"/"+t.inApps)
+	}
+	return names
 }
 
-// What a row may say beside each other in the end. The worst word of its tests counts.
+// What TestThreats says of a threat: the worst of what came of its tests.
 const (
 	holds     = "holds"
 	notTested = "NOT TESTED"
 	broken    = "BROKEN"
 )
 
-func (r *threatResults) add(name string, t *testing.T) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case t.Failed():
-		r.ended[name] = broken
-	case t.Skipped():
-		r.ended[name] = notTested
-	default:
-		r.ended[name] = holds
-	}
+// endings are what came of tests, by their names as parts of TestThreats.
+type endings struct {
+	mu   sync.Mutex
+	word map[string]string
 }
 
-// print writes one line for each threat. Those of which no test was asked for are left out.
-func (r *threatResults) print(w io.Writer) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, threat := range threats {
-		word, named := r.judge(threat)
-		if word == "" {
-			continue
+var endedTests = endings{word: map[string]string{}}
+
+// watch notes what comes of a test.
+func (e *endings) watch(t *testing.T) {
+	t.Cleanup(func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		word := holds
+		switch {
+		case t.Failed():
+			word = broken
+		case t.Skipped():
+			word = notTested
 		}
+		e.word[strings.TrimPrefix(t.Name(), "TestThreats/")] = word
+	})
+}
+
+// print writes one line for each threat.
+func (e *endings) print(w io.Writer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, threat := range threats {
+		word, tests := e.judge(threat)
 		line := fmt.Sprintf("%2d  %-10s  %s", threat.number, word, threat.what)
 		if threat.seen != "" {
 			line += " (" + threat.seen + ")"
 		}
-		if len(named) > 0 {
-			line += ": " + strings.Join(named, ", ")
+		if word != holds {
+			line += ": " + strings.Join(tests, ", ")
 		}
 		fmt.Fprintln(w, line)
 	}
 }
 
-// judge returns the word for a threat, and the tests that are to blame for it. A threat of which only some tests ran does not hold:
-// it was not tested.
-func (r *threatResults) judge(threat threat) (word string, named []string) {
-	tests := map[string][]string{}
-	for _, test := range threat.tests {
-		name := nameOf(test)
-		ended, ran := r.ended[name]
-		if !ran {
-			ended = notTested
+// judge returns the word for a threat and the tests that it is for. A threat of which some tests did not run does not hold: nobody knows.
+func (e *endings) judge(threat threat) (word string, tests []string) {
+	by := map[string][]string{}
+	for _, name := range threat.names() {
+		word, ended := e.word[name]
+		if !ended {
+			word = notTested
 		}
-		tests[ended] = append(tests[ended], name)
+		by[word] = append(by[word], name)
 	}
-	switch {
-	case len(tests[broken]) > 0:
-		return broken, tests[broken]
-	case len(tests[notTested]) == len(threat.tests) && !slices.ContainsFunc(tests[notTested], r.ran):
-		return "", nil
-	case len(tests[notTested]) > 0:
-		return notTested, tests[notTested]
+	for _, word := range []string{broken, notTested} {
+		if len(by[word]) > 0 {
+			return word, by[word]
+		}
 	}
-	return holds, nil
-}
-
-func (r *threatResults) ran(name string) bool {
-	_, ran := r.ended[name]
-	return ran
+	return holds, by[holds]
 }
 
 // TestThreatsAreListed promises that SECURITY.md lists these threats and no others, in the same words, and that each guards a promise
