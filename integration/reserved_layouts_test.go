@@ -112,7 +112,12 @@ http://forward-auth.test:{$HTTP_PORT} {
 http://copy-headers.test:{$HTTP_PORT} {
 	log
 	import auth copy_headers X-User X-Oz-Decision X-Oz-Folder-Id>X-Oz-Event-Session-Id X-Oz-Quality
-	import auth copy_headers X_Oz_Decision
+	oz_instant /verify {$OZ}
+	reverse_proxy {$APP}
+}
+http://copy-aliases.test:{$HTTP_PORT} {
+	log
+	import auth copy_headers X-User X_Oz_Decision X.Oz.Folder.Id
 	oz_instant /verify {$OZ}
 	reverse_proxy {$APP}
 }
@@ -148,7 +153,8 @@ type layoutCase struct {
 	line                           string // of the app's request
 }
 
-func layoutCases() []layoutCase {
+// layoutCases are the requests. Those to the one site that copies names with other separators are only for tests of these.
+func layoutCases(spellings bool) []layoutCase {
 	const octets = "application/octet-stream"
 	undecided := verdict{noIDs: true}
 	decided := func(host, path string) layoutCase {
@@ -162,7 +168,7 @@ func layoutCases() []layoutCase {
 	}
 	rewritten, inAPI := decided("handle-path", "/verify"), decided("handle-path", "/api/verify")
 	rewritten.line, inAPI.line = "POST /rewritten/verify HTTP/1.1", "POST /verify HTTP/1.1"
-	return []layoutCase{
+	cases := []layoutCase{
 		decided("two-blocks", "/verify"),
 		decided("no-matcher", "/any/path"),
 		decided("matchers", "/v"), goesBy("matchers", "/verified"),
@@ -189,6 +195,10 @@ func layoutCases() []layoutCase {
 		errorPage("error-page-post-auth", "/down", "", octets, "POST"),
 		errorPage("app-down", "/verify", "", octets, "GET"),
 	}
+	if spellings {
+		cases = append(cases, decided("copy-aliases", "/verify"), goesBy("copy-aliases", "/other"))
+	}
+	return cases
 }
 
 // These tests promise that no forgery reaches the app wherever the directive stands: with other blocks of it, with any matcher, in
@@ -197,41 +207,41 @@ func layoutCases() []layoutCase {
 // testNamesInEveryLayout forges the names as they are.
 func testNamesInEveryLayout(t *testing.T) {
 	t.Parallel()
-	tryLayouts(t, forger{forgerOptions(false) + layouts, forgedLines()}, nil)
+	tryLayouts(t, layoutCases(false), forger{forgerOptions(false) + layouts, forgedLines()}, nil)
 }
 
 // testSpellingsInEveryLayout forges them in every other spelling.
 func testSpellingsInEveryLayout(t *testing.T) {
 	t.Parallel()
 	for name, forger := range forgersOfSpellings(layouts) {
-		t.Run(name, func(t *testing.T) { tryLayouts(t, forger, nil) })
+		t.Run(name, func(t *testing.T) { tryLayouts(t, layoutCases(true), forger, nil) })
 	}
 }
 
 // testConnectionInEveryLayout has the client name them for one hop only.
 func testConnectionInEveryLayout(t *testing.T) {
 	t.Parallel()
-	tryLayouts(t, forger{layouts, []string{"Connection", "", "Connection", "X-Oz-Decision, X-Oz-Folder-Id"}}, nil)
+	tryLayouts(t, layoutCases(false), forger{layouts, []string{"Connection", "", "Connection", "X-Oz-Decision, X-Oz-Folder-Id"}}, nil)
 }
 
 // testTrailersInEveryLayout sends them after the body, where that of an error need not get to the error route. If it does, it is as
 // clean.
 func testTrailersInEveryLayout(t *testing.T) {
 	t.Parallel()
-	tryLayouts(t, forger{layouts, []string{"Trailer", "X-Oz-Decision, X-Late"}}, []string{"X-Oz-Decision: SUCCESS", "x_oz_decision: SUCCESS", "X-Late: yes"})
+	tryLayouts(t, layoutCases(false), forger{layouts, []string{"Trailer", "X-Oz-Decision, X-Late"}}, []string{"X-Oz-Decision: SUCCESS", "x_oz_decision: SUCCESS", "X-Late: yes"})
 }
 
-func tryLayouts(t *testing.T, forger forger, trailers []string) {
+func tryLayouts(t *testing.T, cases []layoutCase, forger forger, trailers []string) {
 	auth := newRawApp(t)
 	auth.Answer(func(rawRequest) string {
-		return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-User: alice\r\nX-Oz-Decision: SUCCESS\r\nX-Oz-Folder-Id: forged\r\nX_Oz_Decision: SUCCESS\r\n\r\n"
+		return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-User: alice\r\nX-Oz-Decision: SUCCESS\r\nX-Oz-Folder-Id: forged\r\nX_Oz_Decision: SUCCESS\r\nX.Oz.Folder.Id: forged\r\n\r\n"
 	})
 	x := startChain(t, sandbox.Options{}, forger.caddyfile, withEnv("AUTH", auth.Addr), withEnv("DEAD", deadAddress(t)))
 	var lines []string
 	for pair := range slices.Chunk(forger.fields, 2) {
 		lines = append(lines, pair[0]+": "+pair[1])
 	}
-	for _, test := range layoutCases() {
+	for _, test := range cases {
 		t.Run(test.host+test.path+" "+test.contentType+" "+test.fault, func(t *testing.T) {
 			x.tryLayout(t, test, lines, trailers)
 		})
@@ -255,7 +265,7 @@ func (x *chain) tryLayout(t *testing.T, test layoutCase, lines, trailers []strin
 		if len(r.Trailers) > 0 || len(r.Values("Trailer")) > 0 {
 			t.Errorf("the app got trailers:\n%s", r.Raw())
 		}
-		if strings.Contains(test.host, "copy-headers") && r.Value("X-User") != "alice" {
+		if strings.Contains(test.host, "copy-") && r.Value("X-User") != "alice" {
 			t.Errorf("the app got the user %q", r.Value("X-User"))
 		}
 	}
