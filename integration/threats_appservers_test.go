@@ -85,7 +85,7 @@ http://plain.test:{$HTTP_PORT} {
 }`, withEnv("OZ", "http://"+oz.Addr))
 	x := appTrial{&chain{caddyProc: p}, oz}
 	for part, try := range map[string]func(*testing.T, string){
-		"names": x.tryNames, "connection": x.tryConnection, "trailers": x.tryTrailers, "lines": x.tryLines, "documents": x.tryDocuments,
+		"names": x.tryNames, "connection": x.tryConnection, "lines": x.tryLines, "documents": x.tryDocuments,
 	} {
 		t.Run(part, func(t *testing.T) {
 			endedTests.watch(t)
@@ -145,23 +145,6 @@ func (x appTrial) tryConnection(t *testing.T, name string) {
 		conn.sendHead(t, postHead("/verify/"+name, 7, lines...)...)
 		conn.send(t, "capsule")
 		readReport(t, conn.read(t, "POST")).assertOurs(t, declinedFields)
-	}
-}
-
-// tryTrailers forges after the body. The next request is as clean.
-func (x appTrial) tryTrailers(t *testing.T, name string) {
-	x.oz.Answer(func(rawRequest) string { return ozAnswer("201 Created", declinedFolder) })
-	conn := x.dialRawTLS(t)
-	for _, path := range []string{"/verify/", "/other/", "/verify/"} {
-		conn.sendHead(t, postHead(path+name, -1, "Trailer: X-Oz-Decision, X-Oz-Seal", "X-Oz-Decision: SUCCESS", "X-Oz-Decision: SUCCESS")...)
-		conn.sendChunk(t, "capsule")
-		conn.sendChunk(t, "")
-		conn.sendHead(t, "X-Oz-Decision: SUCCESS", "X_Oz_Decision: SUCCESS", "X-Oz-Seal: forged")
-		want := declinedFields
-		if path == "/other/" {
-			want = nil
-		}
-		readReport(t, conn.read(t, "POST")).assertOurs(t, want)
 	}
 }
 
