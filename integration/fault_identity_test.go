@@ -13,40 +13,58 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// byHost is one address at which two instances of Oz are told apart by Host.
-func byHost(t testing.TB, options sandbox.Options) (url string, one, two *sandbox.Sandbox) {
+// byName is one address at which two instances of Oz are told apart by Host, by the name that TLS asks for, or by their path.
+func byName(t testing.TB, options sandbox.Options) (plain, overTLS string, one, two *sandbox.Sandbox) {
 	t.Helper()
 	one, err := sandbox.New(options)
 	check(t, err)
 	two, err = sandbox.New(options)
 	check(t, err)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.Host {
-		case "one.internal":
-			one.ServeHTTP(w, r)
-		case "two.internal":
-			two.ServeHTTP(w, r)
-		default:
-			http.Error(w, "no such host", http.StatusBadGateway)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked := r.Host + r.URL.Path
+		if r.TLS != nil {
+			asked = r.TLS.ServerName
 		}
-	}))
+		switch {
+		case strings.HasPrefix(asked, "one.internal"):
+			one.ServeHTTP(w, r)
+		case strings.HasPrefix(asked, "two.internal"):
+			two.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, "/one/"):
+			http.StripPrefix("/one", one).ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, "/two/"):
+			http.StripPrefix("/two", two).ServeHTTP(w, r)
+		default:
+			http.Error(w, "no such instance", http.StatusBadGateway)
+		}
+	})
+	server, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
 	t.Cleanup(server.Close)
+	t.Cleanup(secure.Close)
 	t.Cleanup(one.Close)
 	t.Cleanup(two.Close)
-	return server.URL, one, two
+	return server.URL, secure.URL, one, two
 }
 
 // testAccountBelongsToOneOz promises that the access token of one Oz is never sent to another, also where both share an address:
 // each gets a log-in of its own.
 func testAccountBelongsToOneOz(t *testing.T) {
 	t.Parallel()
+	tlsName := func(name string) string {
+		return "transport http {\n\t\t\ttls_insecure_skip_verify\n\t\t\ttls_server_name " + name + ".internal\n\t\t}"
+	}
 	for name, lines := range map[string][2]string{
 		"Host":              {"header_up Host one.internal", "header_up Host two.internal"},
 		"Host, placeholder": {"header_up Host {env.ONE}", "header_up Host {env.TWO}"},
+		"base_path":         {"base_path /one", "base_path /two"},
+		"TLS name":          {tlsName("one"), tlsName("two")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url, one, two := byHost(t, accountOptions())
+			url, secure, one, two := byName(t, accountOptions())
+			if name == "TLS name" {
+				url = secure
+			}
 			app := newRawApp(t)
 			x := &chain{caddyProc: startCaddy(t, `
 {$SITE} {
@@ -109,6 +127,41 @@ func testAccountBelongsToOneOz(t *testing.T) {
 			one.SetFault(sandbox.Fault{})
 			all.Wait()
 		})
+	}
+}
+
+// testAccountsAreApart promises that of two accounts at one Oz each block uses its own.
+func testAccountsAreApart(t *testing.T) {
+	t.Parallel()
+	x := startChain(t, sandbox.Options{Accounts: map[string]string{"one@example.com": "password-of-one", "two@example.com": "password-of-two"}}, `
+{$SITE} {
+	log
+	oz_instant /one {$OZ} {
+		credentials one@example.com password-of-one
+	}
+	oz_instant /two {$OZ} {
+		credentials two@example.com password-of-two
+	}
+	reverse_proxy {$APP}
+}`)
+	c := x.client(t, "h1")
+	tokens := map[string]string{}
+	for range 2 {
+		for _, path := range []string{"/one", "/two"} {
+			x.oz.quiet(t)
+			x.oz.Forget()
+			if a := c.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != 200 {
+				t.Fatalf("%s: got %d %s", path, a.Status, a.Body)
+			}
+			token := x.oz.RequestsOn(sandbox.OnFolders)[0].TokenDigest
+			if tokens[path] != "" && tokens[path] != token {
+				t.Errorf("%s has another token than before", path)
+			}
+			tokens[path] = token
+		}
+	}
+	if tokens["/one"] == tokens["/two"] || tokens["/one"] == "" {
+		t.Errorf("the tokens are %v, want two", tokens)
 	}
 }
 

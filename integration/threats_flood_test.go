@@ -19,12 +19,12 @@ func testFloodHidesNothing(t *testing.T) {
 		x := startChain(t, sandbox.Options{}, options+smokeSite)
 		senders := map[string]func(testing.TB, []byte, []string) int{"h1": x.floodOverH1, "h2": x.floodOverH2, "h3": x.floodOverH3}
 		for proto, send := range senders {
-			for _, n := range []int{1, 79, 80, 81, 100, 101, 990, 1000, 5000} {
-				for _, line := range []string{"a%d", "zz%d", "a", "x-oy-%d", "x-oz%d", "x-p"} {
+			for _, n := range []int{80, 81, 100, 101, 990, 5000} {
+				for _, line := range []string{"a%d", "zz%d", "a", "x-oy-%d"} {
 					t.Run(fmt.Sprintf("%s%s %d of %s", proto, name, n, line), func(t *testing.T) {
 						x.app.Forget()
 						var fields []string
-						for i := range max(0, n-2) { // besides type and length
+						for i := range n - 2 { // besides type and length
 							fields = append(fields, strings.Replace(line, "%d", fmt.Sprint(i), 1), "")
 						}
 						capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s", PayloadSize: 100, Outcome: "DECLINED"})

@@ -97,7 +97,7 @@ var threats = []threat{
 		tests(testUnfinishedBodyHoldsNoAnswerBack, testOpaqueResponseWriter, testSilentGetEnds, testSiteTimeoutIsNoClientThatLeft, testSessionTokenDeadlineEndsRetries,
 			testWaitingStreamDoesNotStarveItsSiblings), ""},
 	{29, "two upstreams are taken for one, and one gets the secrets of the other", "", "8",
-		tests(testAccountBelongsToOneOz, testCapacityBelongsToOneOz, testSessionTokenOfItsOwnOz), ""},
+		tests(testAccountBelongsToOneOz, testAccountsAreApart, testCapacityBelongsToOneOz, testSessionTokenOfItsOwnOz), ""},
 	{30, "session tokens go to those for whom they are not meant, or are kept", "", "5, 8",
 		tests(testSessionToken, testSessionTokenRefuses, testSessionTokenMethods, testSessionTokenOfItsOwnOz, testSessionTokenNeedsAMatcherThatCanBeShared,
 			testSessionTokensHaveALimit, testSessionTokensWaitNoLonger, testTokenStaysUncached), ""},
