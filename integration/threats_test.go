@@ -74,7 +74,7 @@ var threats = []threat{
 	{18, "headers of the answer are passed on", "APISIX CVE-2026-31908, CVE-2026-44087", "7",
 		tests(testHeaderOfOz, testConfigText), ""},
 	{19, "secrets of the user, or of the gateway, go where they do not belong", "Traefik CVE-2026-41181, GHSA-h2ph-vhm7-g4hp", "6, 7",
-		tests(testHandoffToOz, testHandoffSecrets, testHandoffTokenFromFile), ""},
+		tests(testPrivacy, testHandoffToOz, testHandoffSecrets, testHandoffTokenFromFile), ""},
 	{20, "an answer of an odd status is followed or passed on", "Caddy CVE-2026-55458", "2, 7",
 		tests(testDecisionByStatus, testHeaderOfOz), ""},
 	{21, "text in the config becomes config", "ingress-nginx CVE-2025-24514", "9",
