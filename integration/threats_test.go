@@ -192,14 +192,15 @@ func (e *endings) print(w io.Writer) {
 		if threat.seen != "" {
 			line += " (" + threat.seen + ")"
 		}
-		if word != holds {
+		if len(tests) > 0 {
 			line += ": " + strings.Join(tests, ", ")
 		}
 		fmt.Fprintln(w, line)
 	}
 }
 
-// judge returns the word for a threat and the tests that it is for. A threat of which some tests did not run does not hold: nobody knows.
+// judge returns the word for a threat, and the tests that are the reason unless all are. Where some tests did not run, nobody knows
+// whether it holds.
 func (e *endings) judge(threat threat) (word string, tests []string) {
 	by := map[string][]string{}
 	for _, name := range threat.names() {
@@ -209,12 +210,15 @@ func (e *endings) judge(threat threat) (word string, tests []string) {
 		}
 		by[word] = append(by[word], name)
 	}
-	for _, word := range []string{broken, notTested} {
-		if len(by[word]) > 0 {
-			return word, by[word]
-		}
+	switch {
+	case len(by[broken]) > 0:
+		return broken, by[broken]
+	case len(by[notTested]) == 0:
+		return holds, nil
+	case len(by[holds]) == 0:
+		return notTested, nil
 	}
-	return holds, by[holds]
+	return notTested, by[notTested]
 }
 
 // TestThreatsAreListed promises that SECURITY.md lists these threats and no others, in the same words, and that each guards a promise
