@@ -98,7 +98,7 @@ http://route.test:{$HTTP_PORT} {
 	log
 	route {
 		request_header X-Oz-Decision SUCCESS
-		request_header X_Oz_Folder_Id forged
+		request_header X-Oz-Folder-Id forged
 		oz_instant /verify {$OZ}
 		reverse_proxy {$APP}
 	}
@@ -118,8 +118,11 @@ http://copy-headers.test:{$HTTP_PORT} {
 http://copy-aliases.test:{$HTTP_PORT} {
 	log
 	import auth copy_headers X-User X_Oz_Decision X.Oz.Folder.Id
-	oz_instant /verify {$OZ}
-	reverse_proxy {$APP}
+	route {
+		request_header X_Oz_Folder_Id forged
+		oz_instant /verify {$OZ}
+		reverse_proxy {$APP}
+	}
 }
 http://error-page.test:{$HTTP_PORT} {
 	import errors method GET
