@@ -219,7 +219,7 @@ func testRequestLyingLength(t *testing.T) {
 }
 
 // testRequestNoLengthAndContent promises that over HTTP/2 and HTTP/3 content after a Content-Length of 0 reaches nobody: with a POST
-// it is an empty capsule, and a GET that has it is refused or goes on without it.
+// it is an empty capsule, and a GET that has it is refused or continues without it.
 func testRequestNoLengthAndContent(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)

@@ -38,7 +38,7 @@ type Analysis struct {
 }
 
 // ReadFolder reads a pruned answer by the strictest rules there are: one
-// object, valid UTF-8 throughout, no name twice, nothing behind it, and none of
+// object, valid UTF-8 throughout, no name twice, nothing after it, and none of
 // the names that it reads in another case. Its errors wrap ErrMalformed and quote nothing of doc.
 func ReadFolder(doc []byte) (*Folder, error) {
 	f := new(Folder)
