@@ -11,19 +11,20 @@ import (
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
-	need(t, name, err)
+	needs(t, name, err)
 	return path
 }
 
-// needFile is program for a file that is none, such as a library.
+// needFile does the same for a file, such as a library.
 func needFile(t testing.TB, name string) string {
 	t.Helper()
 	_, err := os.Stat(name)
-	need(t, name, err)
+	needs(t, name, err)
 	return name
 }
 
-func need(t testing.TB, name string, err error) {
+// needs does the same for what is no program, such as a library: err says whether it is there.
+func needs(t testing.TB, name string, err error) {
 	t.Helper()
 	switch {
 	case err == nil:

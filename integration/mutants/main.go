@@ -3,7 +3,8 @@
 //
 //	go run ./integration/mutants list
 //	go run ./integration/mutants build fold -o /tmp/caddy-without-fold
-//	OZ_CADDY=/tmp/caddy-without-fold go test ./integration -run TestReserved    # must fail
+//	OZ_CADDY=/tmp/caddy-without-fold go test ./integration -run TestThreats    # must fail
+//	go run ./integration/mutants threats    # does that for five rules, and says whether the right threats break
 //
 // The source of the module stays as it is: the compiler sees other text in its place. See rules.go.
 package main
@@ -32,7 +33,7 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{Use: "mutants", Short: "Build Caddy with the module, less one of its rules", SilenceUsage: true}
-	root.AddCommand(listCommand(), buildCommand())
+	root.AddCommand(listCommand(), buildCommand(), threatsCommand())
 	return root
 }
 

@@ -66,7 +66,6 @@ var rules = []rule{
 			"s.dec.Reset(bytes.NewBuffer(doc), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))"},
 		{strictFile, "\tif _, err := s.dec.ReadToken(); err != io.EOF {\n", "\tif _, err := s.dec.ReadToken(); err != io.EOF && false {\n"},
 		{strictFile, "member(name.String())", "member(strings.ToLower(strings.ToUpper(name.String())))"}, // also ſ and the Kelvin sign
-		{strictFile, "\t\"strconv\"\n", "\t\"strconv\"\n\t\"strings\"\n"},
 		{prunerFile, "\tfor p.err == nil && n < len(chunk) {\n\t\tn += p.step(chunk[n:])\n",
 			"\tfor p.err == nil && n < len(chunk) {\n\t\tif p.grammar.want == 0 {\n\t\t\treturn len(chunk), nil\n\t\t}\n\t\tn += p.step(chunk[n:])\n"},
 	}},
