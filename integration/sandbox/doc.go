@@ -13,6 +13,8 @@
 //	POST /api/authorize/auth/           {"credentials": {"email": "…", "password": "…"}} in, a pair of tokens out
 //	POST /api/authorize/refresh/        {"expire_token": "…"} in, the next pair out; the old one dies when that is used
 //
+// One more is the sandbox's own, and makes capsules: see [CapsulePath].
+//
 // What the documents leave open is a switch in [Options]; its zero value is the most likely reading. What goes wrong in
 // the field is a [Fault]: ask [Kinds] for the list. Faults fail on the socket as the real thing would.
 //

@@ -118,6 +118,10 @@ func (s *Sandbox) takeFault(route string) metFault {
 // ServeHTTP is the server.
 func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o := s.Options()
+	if r.URL.Path == o.BasePath+CapsulePath {
+		s.serveCapsule(w, r)
+		return
+	}
 	route := o.route(r)
 	x := &exchange{s: s, o: o, w: w, r: r, route: route, met: metFault{kind: &kind{}}}
 	x.rec = s.book.open(r, route)
