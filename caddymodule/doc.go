@@ -40,11 +40,11 @@
 //	facematch.go     the reference photo and the second call
 //	seal.go          the signed proof of a decision
 //	metrics.go       Prometheus collectors
-//	command.go       caddy oz-instant
+//	command.go       caddy oz-instant; command_attack.go has its largest subcommand
 //
 //	internal/oz        the protocol: prune, read strictly, decide
 //	internal/ozclient  the way to Oz
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
-//	internal/diagnose  check, explain and verify
+//	internal/diagnose  check, explain, verify and attack
 package caddymodule

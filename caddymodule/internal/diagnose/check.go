@@ -1,6 +1,7 @@
 // Package diagnose examines a deployment of Oz Instant from where the gateway
-// stands, and explains saved answers of Oz. It is the code of the commands
-// `caddy oz-instant check`, `explain` and `verify`, less their flags.
+// stands, explains saved answers of Oz, and attacks a site as a client could.
+// It is the code of the commands `caddy oz-instant check`, `explain`, `verify`
+// and `attack`, less their flags.
 package diagnose
 
 import (

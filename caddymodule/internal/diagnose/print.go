@@ -38,6 +38,10 @@ var marks = map[State]struct{ word, color string }{
 	Failed:  {"FAILED", "31"},
 	Unknown: {"UNKNOWN", "33"},
 	Skipped: {"-", "2"},
+
+	Holds:    {"HOLDS", "32"},
+	Broken:   {"BROKEN", "31"},
+	NotTried: {"NOT TRIED", "33"},
 }
 
 const eraseLine = "\r\x1b[K"
@@ -65,19 +69,23 @@ func (p *Printer) Print(e Event) {
 }
 
 func (p *Printer) line(out io.Writer, s Step) {
-	mark := marks[s.State]
-	word := fmt.Sprintf("%9s", mark.word)
-	if p.color {
-		word = fmt.Sprintf("\x1b[%sm%s\x1b[0m", mark.color, word)
-	}
 	took := fmt.Sprintf("%d ms", s.MS)
 	if s.State == Skipped {
 		took = ""
 	}
-	fmt.Fprintf(out, "%s  %-15s  %8s  %s\n", word, s.Name, took, printable(s.Detail))
+	fmt.Fprintf(out, "%s  %-15s  %8s  %s\n", p.mark(s.State), s.Name, took, printable(s.Detail))
 	if s.Advice != "" {
 		fmt.Fprintf(out, "%38s→ %s\n", "", printable(s.Advice))
 	}
+}
+
+// mark returns the word for a state.
+func (p *Printer) mark(s State) string {
+	word := fmt.Sprintf("%9s", marks[s].word)
+	if p.color {
+		return fmt.Sprintf("\x1b[%sm%s\x1b[0m", marks[s].color, word)
+	}
+	return word
 }
 
 // printable makes one line of s without control characters. Names in
