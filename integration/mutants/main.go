@@ -1,10 +1,10 @@
-// Command mutants builds a Caddy with the module in which one rule is missing: what tests for, and attacks against, the rule must
-// notice.
+// Command mutants builds a Caddy with the module less one of its rules: the rule's tests, and an attack, must notice.
 //
 //	go run ./integration/mutants list
 //	go run ./integration/mutants build fold -o /tmp/caddy-without-fold
 //	OZ_CADDY=/tmp/caddy-without-fold go test ./integration -run TestThreats    # must fail
 //	go run ./integration/mutants threats    # does that for five rules, and says whether the right threats break
+//	go run ./integration/mutants attack     # attacks without each rule, and says whether the right rows break
 //
 // The source of the module stays as it is: the compiler sees other text in its place. See rules.go.
 package main
@@ -33,7 +33,7 @@ func main() {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{Use: "mutants", Short: "Build Caddy with the module, less one of its rules", SilenceUsage: true}
-	root.AddCommand(listCommand(), buildCommand(), threatsCommand())
+	root.AddCommand(listCommand(), buildCommand(), threatsCommand(), attackCommand())
 	return root
 }
 
@@ -71,7 +71,7 @@ func buildCommand() *cobra.Command {
 	return cmd
 }
 
-// build writes a Caddy without the rule to out.
+// build writes a Caddy without the rule to out. A rule without edits leaves it whole.
 func (r rule) build(ctx context.Context, out string) error {
 	root, err := caddybin.Root()
 	if err != nil {

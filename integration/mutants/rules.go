@@ -13,6 +13,10 @@ type rule struct {
 	name  string
 	what  string // what it takes out
 	edits []edit
+
+	// The rows of an attack that then have to break, and no others: those at a site with Caddy's defaults and, unless nil, those
+	// at a site that lets names with dots and underscores in.
+	breaks, aliases []string
 }
 
 // edit replaces text in a file of the module. The text must stand there exactly once.
@@ -26,41 +30,50 @@ const (
 	prunerFile  = "caddymodule/internal/oz/prune.go"
 )
 
-// rules are all there are. Where a rule is enforced in two places, both go: one of them alone would hide what the other is for.
+// rules are all there are. Where a rule is enforced in two places, both go: each would hide that the other is gone. A POST of a forged
+// answer is part of many rows, which all break if it is let through. No client can make Oz answer: without the strict reader no row
+// breaks, but tests of the decision do.
 var rules = []rule{
 	{"strip", "a client's reserved names are not removed", []edit{
 		{requestFile, "\t\tif reserved(name) {\n", "\t\tif false && reserved(name) {\n"},
-	}},
+	}, []string{
+		"forged decision", "forged seal", "case of a name", "other separators", "several lines", "odd values",
+		"header flood", "steering headers", "health checks", "spellings of the path", "malformed requests",
+		"CONNECT", "forged decision, DECLINED",
+	}, nil},
 	{"fold", "reserved names are compared as they are, in any case, and not folded", []edit{
 		{requestFile, "lower(name[0]) == 'x' && separates(name[1]) &&", "lower(name[0]) == 'x' && name[1] == '-' &&"},
 		{requestFile, "lower(name[3]) == 'z' && separates(name[4])", "lower(name[3]) == 'z' && name[4] == '-'"},
-	}},
+	}, []string{"other separators", "forged decision, DECLINED"}, []string{"underscore in a name", "dot in a name", "other separators", "forged decision, DECLINED"}},
 	{"connection", "reserved names in Connection stay, and the proxy deletes what they name", []edit{
 		{requestFile, "\tstripConnection(r.Header, reserved)\n", ""},
 		{forwardFile, `case "connection", "digest",`, `case "digest",`},
-	}},
+	}, []string{"Connection, DECLINED"}, nil},
 	{"trailer", "trailers travel on", []edit{
 		{requestFile, "\tdelete(r.Header, \"Trailer\")\n\tr.Trailer = nil\n", ""},
 		{forwardFile, `"repr-digest", "trailer", "transfer-encoding"`, `"repr-digest", "transfer-encoding"`},
 		{forwardFile, "\td.Trailer = nil\n", ""},
-	}},
-	{"upgrade", "Upgrade travels on, whatever it asks for", []edit{
+	}, []string{"trailers", "trailers, DECLINED"}, nil},
+	{"upgrade", "any Upgrade travels on", []edit{
 		{requestFile, "\tstripUpgrade(r)\n", ""},
-	}},
+	}, []string{"upgrade to h2c"}, nil},
 	{"media-type", "a POST of another media type than a capsule's goes to the app undecided", []edit{
 		{requestFile, "\t\treturn capsuleRequest, h.capsuleProblem(r)\n",
 			"\t\tif !isCapsuleType(r.Header[\"Content-Type\"]) {\n\t\t\treturn otherRequest, nil\n\t\t}\n\t\treturn capsuleRequest, h.capsuleProblem(r)\n"},
-	}},
+	}, []string{
+		"forged answer of Oz", "encoded content", "forged decision", "steering headers", "health checks", "spellings of the path",
+		"pipelined requests", "malformed requests", "lying lengths", "CONNECT", "other upgrades", "upgrade to h2c",
+	}, nil},
 	{"method", "other methods than POST go to the app undecided, with their content", []edit{
 		{requestFile, "\tp := refusal(kindMethod,", "\tif r.Method != http.MethodConnect {\n\t\treturn otherRequest, nil\n\t}\n\tp := refusal(kindMethod,"},
-	}},
+	}, []string{"other methods"}, nil},
 	{"content", "GET, HEAD and OPTIONS may have content", []edit{
 		{requestFile, "\tif r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {\n\t\treturn false\n\t}\n",
 			"\tif r.Body != nil {\n\t\treturn false\n\t}\n"},
-	}},
+	}, []string{"content of a GET"}, nil},
 	{"header-limit", "a capsule's request may have any number of header lines", []edit{
 		{requestFile, "\tif lines <= maxHeaderLines && size <= maxSize {\n", "\tif lines > 0 || size <= maxSize {\n"},
-	}},
+	}, []string{"header flood, DECLINED"}, nil},
 	{"strict", "Oz's answer is read as encoding/json does: any case, the last of several names, nothing after the document looked at", []edit{
 		{strictFile, "s.dec.Reset(bytes.NewBuffer(doc))",
 			"s.dec.Reset(bytes.NewBuffer(doc), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))"},
@@ -68,7 +81,7 @@ var rules = []rule{
 		{strictFile, "member(name.String())", "member(strings.ToLower(strings.ToUpper(name.String())))"}, // also ſ and the Kelvin sign
 		{prunerFile, "\tfor p.err == nil && n < len(chunk) {\n\t\tn += p.step(chunk[n:])\n",
 			"\tfor p.err == nil && n < len(chunk) {\n\t\tif p.grammar.want == 0 {\n\t\t\treturn len(chunk), nil\n\t\t}\n\t\tn += p.step(chunk[n:])\n"},
-	}},
+	}, nil, nil},
 }
 
 // find returns the rule of a name.

@@ -46,7 +46,7 @@ func TestRulesApply(t *testing.T) {
 // TestRulesMustMatch promises an error where the text to replace is not there, or there twice.
 func TestRulesMustMatch(t *testing.T) {
 	root := t.TempDir()
-	if err := os.WriteFile(filepath.Join(root, "a.go"), []byte("one two two"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "a.go"), []byte("one two, two"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for old, wrong := range map[string]bool{"one": false, "two": true, "three": true} {
