@@ -26,7 +26,7 @@ func TestSessionTokenIsAnES384JWT(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, token := range []string{answer["session_token"], s.NewToken()} {
-		signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES384})
+		signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES384})
 		if err != nil {
 			t.Fatal(err)
 		}
