@@ -3,11 +3,13 @@ package caddymodule
 import (
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -57,6 +59,12 @@ func init() {
 //	        lifetime <duration>
 //	        key      <file...>
 //	        jwks     <path>
+//	    }
+//	    replay_guard    [memory|redis <url>|<store> ...] {
+//	        window   <duration>
+//	        also     <path>
+//	        on_error refuse|allow
+//	        <options of the store...>
 //	    }
 //	    client_gone     finish|cancel
 //	    biometry {
@@ -219,6 +227,7 @@ func (p *parser) options() map[string]parseFunc {
 		"biometry":        p.parseBiometry,
 		"capacity":        p.parseCapacity,
 		"seal":            p.parseSeal,
+		"replay_guard":    p.parseReplayGuard,
 	}
 }
 
@@ -388,7 +397,7 @@ func durationOption(field *caddy.Duration) parseFunc {
 	}
 }
 
-func countOption(field *int, least int) parseFunc {
+func countOption(field *int, least, most int) parseFunc {
 	return func(d *caddyfile.Dispenser) error {
 		name := d.Val()
 		value, err := oneArg(d)
@@ -396,8 +405,8 @@ func countOption(field *int, least int) parseFunc {
 			return err
 		}
 		n, err := strconv.Atoi(value)
-		if err != nil || n < least || n > unboundedQueue {
-			return d.Errf("%s: invalid number %q (want %d to %d)", name, value, least, unboundedQueue)
+		if err != nil || n < least || n > most {
+			return d.Errf("%s: invalid number %q (want %d to %d)", name, value, least, most)
 		}
 		*field = n
 		return nil
@@ -447,10 +456,10 @@ func (p *parser) parseCapacity(d *caddyfile.Dispenser) error {
 	c := new(Capacity)
 	p.handler.Capacity = c
 	return p.block(d, map[string]parseFunc{
-		"slots": countOption(&c.Slots, 1),
+		"slots": countOption(&c.Slots, 1, unboundedQueue),
 		"queue": func(d *caddyfile.Dispenser) error {
 			c.Queue = new(int)
-			return countOption(c.Queue, 0)(d)
+			return countOption(c.Queue, 0, unboundedQueue)(d)
 		},
 		"wait":   durationOption(&c.Wait),
 		"memory": sizeOption(&c.Memory),
@@ -468,6 +477,79 @@ func (p *parser) parseSeal(d *caddyfile.Dispenser) error {
 		"key":      textsOption(&s.Key),
 		"jwks":     textOption(&s.JWKS),
 	})
+}
+
+// parseReplayGuard parses the guard's own options. The store's name, its
+// arguments and what else is in the block are for the module of that name.
+func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
+	g := new(ReplayGuard)
+	p.handler.ReplayGuard = g
+	own := map[string]parseFunc{
+		"window": durationOption(&g.Window), "also": textOption(&g.Also), "on_error": textOption(&g.OnError),
+	}
+	d.Reset()
+	d.Next()
+	segment := d.NextSegment()
+	store, rest, err := p.withoutOwn(segment, "replay_guard", own)
+	if err != nil {
+		return err
+	}
+	if len(store) == 0 {
+		name := segment[0]
+		name.Text = "memory"
+		store = caddyfile.Segment{name}
+	}
+	name := store[0].Text
+	if !caddyfileName.MatchString(name) {
+		return firstToken(store).Errf("replay_guard: invalid store %q (want memory, redis <url>, or the name of another module)", name)
+	}
+	module, err := caddyfile.UnmarshalModule(firstToken(append(store, rest...)), replayNamespace+"."+name)
+	if err != nil {
+		if name == "redis" && !registered(replayNamespace+".redis") {
+			return firstToken(store).Errf("replay_guard: redis isn't built in (want a Caddy built --with %s)", redisPackage)
+		}
+		return err
+	}
+	g.StoreRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
+	return nil
+}
+
+// redisPackage has the replay guard's store in Redis.
+const redisPackage = "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
+
+var caddyfileName = regexp.MustCompile(`^[a-z0-9_]+$`)
+
+func registered(id string) bool {
+	_, err := caddy.GetModule(id)
+	return err == nil
+}
+
+// withoutOwn parses the options in a block that are in own. It returns the
+// arguments before the block, and the block without these options, or nothing if
+// it is empty then.
+func (p *parser) withoutOwn(segment caddyfile.Segment, name string, own map[string]parseFunc) (args, rest caddyfile.Segment, err error) {
+	d := firstToken(segment)
+	head := 1 + len(d.RemainingArgs())
+	args = slices.Clone(segment[1:head])
+	if head == len(segment) {
+		return args, nil, nil
+	}
+	for d.NextBlock(0) {
+		option := d.NextSegment()
+		parse, ours := own[option[0].Text]
+		if !ours {
+			rest = append(rest, option...)
+			continue
+		}
+		if err := p.once(option, name+" "+option[0].Text, name+": "+option[0].Text, parse); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(rest) == 0 {
+		return args, nil, nil
+	}
+	rest = append(caddyfile.Segment{segment[head]}, rest...)
+	return args, append(rest, segment[len(segment)-1]), nil
 }
 
 // parseHandleDecision parses decisions and routes. ParseSegmentAsSubroute takes

@@ -147,6 +147,9 @@ type Handler struct {
 
 	// A signed proof of the decision for the app. Default: none.
 	Seal *Seal `json:"seal,omitempty"`
+	// Makes a capsule count once. Default: none; only Oz looks for capsules
+	// that were used before.
+	ReplayGuard *ReplayGuard `json:"replay_guard,omitempty"`
 
 	// What a client that leaves ends. `finish`: only an unfinished upload; once
 	// the capsule is complete it is analysed and the app gets the decision, and
@@ -374,6 +377,9 @@ func (h *Handler) setDefaults() {
 		setDefault(&s.Lifetime, defaultLifetime)
 		setDefault(&s.JWKS, defaultJWKS)
 	}
+	if h.ReplayGuard != nil {
+		h.ReplayGuard.setDefaults()
+	}
 	if c := h.Capacity; c != nil {
 		setDefault(&c.Wait, defaultWait)
 		if c.Queue == nil {
@@ -389,6 +395,7 @@ func (h *Handler) setDefaults() {
 // copyParts gives h parts of its own, which setDefaults may fill in.
 func (h *Handler) copyParts() {
 	h.SessionToken, h.Biometry, h.Capacity, h.Seal = copied(h.SessionToken), copied(h.Biometry), copied(h.Capacity), copied(h.Seal)
+	h.ReplayGuard = copied(h.ReplayGuard)
 }
 
 func copied[T any](part *T) *T {
@@ -442,6 +449,7 @@ func (h *Handler) Validate() error {
 		h.Config.Validate(), h.validateNumbers(), h.validateWords(), h.SessionToken.validate(h.MatcherSetsRaw),
 		validateRequirements(h.Require), validateDecisions(h.Pass, h.HandleDecision), h.Biometry.validate(), h.Capacity.validate(h.MaxCapsule),
 		h.Seal.validate(h.MatcherSetsRaw, h.SessionToken),
+		h.ReplayGuard.validate(),
 	} {
 		if err != nil {
 			return err

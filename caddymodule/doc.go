@@ -16,9 +16,11 @@
 //     If the call fails, it says why and whose fault that was.
 //  6. With face matching, the app is asked for a photo and Oz once more
 //     (facematch.go).
-//  7. What happened becomes a [Result], which is final: header fields,
+//  7. A replay guard has claimed the capsule in the meantime, and has the last
+//     word (replay.go).
+//  8. What happened becomes a [Result], which is final: header fields,
 //     placeholders, log fields and metrics are read from it (result.go).
-//  8. forwards says whether the app may see it. If so, forward passes the
+//  9. forwards says whether the app may see it. If so, forward passes the
 //     request on with the folder as its body (forward.go); otherwise refuse
 //     answers (problem.go).
 //
@@ -39,6 +41,7 @@
 //	sessiontoken.go  session tokens
 //	facematch.go     the reference photo and the second call
 //	seal.go          the signed proof of a decision
+//	replay.go        a capsule counts once; replaymemory.go its store in memory
 //	metrics.go       Prometheus collectors
 //	command.go       caddy oz-instant; command_attack.go has its largest subcommand
 //
@@ -47,4 +50,5 @@
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
 //	internal/diagnose  check, explain, verify and attack
+//	redis              the replay guard's store in Redis
 package caddymodule

@@ -73,13 +73,15 @@ func TestDocsOptions(t *testing.T) {
 	wantTable(t, "docs/capacity.md", "Capacity", jsonNames[Capacity]())
 	wantTable(t, "docs/face-matching.md", "Face matching", jsonNames[Biometry]())
 
+	wantTable(t, "docs/replay-guard.md", "Options", jsonNames[ReplayGuard]())
+
 	text, err := os.ReadFile("../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, syntax, _ := strings.Cut(string(text), "## Syntax")
 	syntax, _, _ = strings.Cut(syntax, "\n## ")
-	for _, name := range slices.Concat(names, jsonNames[Capacity](), jsonNames[Biometry]()) {
+	for _, name := range slices.Concat(names, jsonNames[Capacity](), jsonNames[Biometry](), jsonNames[ReplayGuard]()[1:]) {
 		if !strings.Contains(syntax, "    "+name+" ") {
 			t.Errorf("the syntax in docs/configuration.md does not show %s", name)
 		}
@@ -88,10 +90,11 @@ func TestDocsOptions(t *testing.T) {
 
 // The defaults in the documents are those of a config that says nothing.
 func TestDocsDefaults(t *testing.T) {
-	h := newHandler(t, neverAsked(t), `{"biometry": {"reference": "/photo"}, "capacity": {"slots": 3}}`)
+	h := newHandler(t, neverAsked(t), `{"biometry": {"reference": "/photo"}, "capacity": {"slots": 3}, "replay_guard": {}}`)
 	defaults := make(map[string]string)
 	for file, heading := range map[string]string{
 		"docs/configuration.md": "Options", "docs/capacity.md": "Capacity", "docs/face-matching.md": "Face matching",
+		"docs/replay-guard.md": "Options",
 	} {
 		for _, row := range table(t, file, heading) {
 			defaults[strings.Trim(row[0], "`")] = strings.Trim(row[1], "`")
@@ -105,14 +108,14 @@ func TestDocsDefaults(t *testing.T) {
 		}
 	}
 	for name, duration := range map[string]caddy.Duration{
-		"upload_timeout": h.UploadTimeout, "timeout": h.Timeout, "wait": h.Capacity.Wait,
+		"upload_timeout": h.UploadTimeout, "timeout": h.Timeout, "wait": h.Capacity.Wait, "window": h.ReplayGuard.Window,
 	} {
 		if d, err := caddy.ParseDuration(defaults[name]); err != nil || caddy.Duration(d) != duration {
 			t.Errorf("%s: %q, the code has %s", name, defaults[name], time.Duration(duration))
 		}
 	}
 	for name, word := range map[string]string{
-		"best_shot": h.BestShot, "client_gone": h.ClientGone, "analyses": h.Analyses[0], "tag": h.Biometry.Tag,
+		"best_shot": h.BestShot, "client_gone": h.ClientGone, "analyses": h.Analyses[0], "tag": h.Biometry.Tag, "on_error": h.ReplayGuard.OnError,
 	} {
 		if defaults[name] != word {
 			t.Errorf("%s: %q, the code has %q", name, defaults[name], word)

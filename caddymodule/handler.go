@@ -49,6 +49,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.joinSite(ctx); err != nil {
 		return err
 	}
+	if err := h.ReplayGuard.provision(ctx, h); err != nil {
+		return err
+	}
 	return h.provisionOz(ctx)
 }
 
@@ -165,12 +168,16 @@ const appGrace = 30 * time.Second
 func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, state *requestState) error {
 	defer spent(r)
 	start := time.Now()
-	stream := upload.NewStream(w, r, upload.Limits{MaxBytes: h.MaxCapsule, Timeout: time.Duration(h.UploadTimeout)})
+	limits := upload.Limits{MaxBytes: h.MaxCapsule, Timeout: time.Duration(h.UploadTimeout)}
+	claim := h.ReplayGuard.guard(&limits)
+	stream := upload.NewStream(w, r, limits)
 	defer stream.End()
+	claim.watch(stream.Received())
+	defer claim.end()
 	life := stream.Lifetime(h.ClientGone == clientGoneCancel)
 	defer life.End()
 
-	res := h.analyze(r, next, stream, life)
+	res := h.analyze(r, next, stream, life, claim)
 	state.record(res)
 	h.observe(r, res, time.Since(start))
 
@@ -186,8 +193,8 @@ func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next cadd
 }
 
 // analyze gets a Result for a capsule: once there is capacity for it, Oz is
-// asked, and with face matching once more.
-func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *upload.Stream, life *upload.Lifetime) *Result {
+// asked, and with face matching once more. The replay guard has the last word.
+func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *upload.Stream, life *upload.Lifetime, claim *claim) *Result {
 	var a attempt
 	admission, err := h.gate.Acquire(life.Context(), stream)
 	if admission != nil {
@@ -196,14 +203,16 @@ func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *uploa
 	if err != nil {
 		a.refused = err
 	} else {
-		h.ask(life, r, next, admission, &a)
+		h.ask(life, r, next, admission, claim, &a)
 	}
 	a.upload, a.gone = stream.State(), life.Gone()
-	return newResult(a, h.BestShot == bestShotAttach)
+	attach := h.BestShot == bestShotAttach
+	a.guarded = claim.conclude(newResult(a, attach))
+	return newResult(a, attach)
 }
 
 // ask is all that Oz does for a capsule. It holds a slot meanwhile.
-func (h *Handler) ask(life *upload.Lifetime, r *http.Request, next caddyhttp.Handler, admission *upload.Admission, a *attempt) {
+func (h *Handler) ask(life *upload.Lifetime, r *http.Request, next caddyhttp.Handler, admission *upload.Admission, claim *claim, a *attempt) {
 	defer h.metrics.started()()
 	served := false
 	defer func() { admission.Release(served) }()
@@ -211,7 +220,7 @@ func (h *Handler) ask(life *upload.Lifetime, r *http.Request, next caddyhttp.Han
 	ctx := life.Context()
 	a.liveness, a.err = h.client.Analyze(ctx, r, admission.Body, h.policy, requirementsOf(r, h.Require, h.requirePaths))
 	served = a.liveness.Status != 0
-	if h.Biometry != nil && a.err == nil && a.liveness.Verdict.Decision == oz.Success {
+	if h.Biometry != nil && a.err == nil && a.liveness.Verdict.Decision == oz.Success && claim.allows() {
 		a.match = h.matchFaces(ctx, r, next, a.liveness)
 	}
 }
@@ -233,6 +242,7 @@ func requirementsOf(r *http.Request, require []Requirement, paths []oz.Path) []o
 // observe leaves a Result in metrics and log.
 func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
 	var p *problem
+	h.metrics.guarded(res.guarded)
 	if res.fault != nil {
 		p = h.problem(res)
 		h.metrics.refused(p.kind)

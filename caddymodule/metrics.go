@@ -24,6 +24,11 @@ type metrics struct {
 	busy         *prometheus.CounterVec
 	memory       prometheus.Gauge
 	tokens       *prometheus.CounterVec
+
+	replays         *prometheus.CounterVec
+	replayForgotten prometheus.Counter
+	storeTime       *prometheus.HistogramVec
+	storeErrors     *prometheus.CounterVec
 }
 
 var sharedMetrics = newMetrics()
@@ -69,6 +74,23 @@ func newMetrics() *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "session_tokens_total",
 			Help: "Session tokens that were asked for, by result: issued, or the reason why not.",
 		}, []string{"result"}),
+		replays: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "replay_total",
+			Help: "Whole capsules that the replay guard looked at, by result: first was decided and is remembered, released was not decided, replayed was here before, error is a store that failed, allowed the same with a decision that stands.",
+		}, []string{"result"}),
+		replayForgotten: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "replay_forgotten_total",
+			Help: "Claims that the replay guard's memory forgot before their end because it was full.",
+		}),
+		storeTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "replay_store_seconds",
+			Help:    "Time that the replay guard's store took, by call.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
+		}, []string{"call"}),
+		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "replay_store_errors_total",
+			Help: "Calls of the replay guard's store that failed or took longer than a second, by call.",
+		}, []string{"call"}),
 	}
 	m.zero()
 	return m
@@ -89,6 +111,13 @@ func (m *metrics) zero() {
 	for _, result := range tokenResults {
 		m.tokens.WithLabelValues(result)
 	}
+	for _, result := range replayResults {
+		m.replays.WithLabelValues(result)
+	}
+	for _, name := range storeCalls {
+		m.storeTime.WithLabelValues(name)
+		m.storeErrors.WithLabelValues(name)
+	}
 	for _, phase := range [...]string{"upload", "queue", "oz", "total"} {
 		m.duration.WithLabelValues(phase)
 	}
@@ -97,7 +126,10 @@ func (m *metrics) zero() {
 // register adds the collectors to a config's registry. Several handlers of
 // one config share it.
 func (m *metrics) register(registry prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.queued, m.busy, m.memory, m.tokens} {
+	for _, c := range []prometheus.Collector{
+		m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.queued, m.busy, m.memory, m.tokens,
+		m.replays, m.replayForgotten, m.storeTime, m.storeErrors,
+	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(c); err != nil && !errors.As(err, &already) {
 			return err
@@ -119,12 +151,29 @@ func (m *metrics) decided(res *Result, total time.Duration) {
 	m.duration.WithLabelValues("queue").Observe(res.queued.Seconds())
 	if res.busy != "" {
 		m.busy.WithLabelValues(string(res.busy)).Inc()
+	}
+	if res.refused != nil {
 		return // nothing else was measured
 	}
 	m.duration.WithLabelValues("upload").Observe(res.uploadTime().Seconds())
 	m.duration.WithLabelValues("oz").Observe(res.liveness.Time.Seconds())
 	m.duration.WithLabelValues("total").Observe(total.Seconds())
 	m.capsuleBytes.Observe(float64(res.upload.Bytes))
+}
+
+// storeCalled counts a call of the replay guard's store. That a claim is
+// another's is no failure.
+func (m *metrics) storeCalled(name string, took time.Duration, err error) {
+	m.storeTime.WithLabelValues(name).Observe(took.Seconds())
+	if err != nil && !errors.Is(err, ErrClaimed) {
+		m.storeErrors.WithLabelValues(name).Inc()
+	}
+}
+
+func (m *metrics) guarded(g guarded) {
+	if g.result != "" {
+		m.replays.WithLabelValues(g.result).Inc()
+	}
 }
 
 func (m *metrics) refused(kind string) {

@@ -169,6 +169,8 @@ var reasonProblems = map[oz.Reason]reasonProblem{
 		"What was sent may have been used: ask for a new session token and capture again."},
 	oz.Timeout: {http.StatusGatewayTimeout, "Oz took too long",
 		"What was sent may have been used: ask for a new session token and capture again."},
+	oz.StoreUnavailable: {http.StatusServiceUnavailable, "Used capsules cannot be told from new ones",
+		"What was sent may have been used: ask for a new session token and capture again, later."},
 }
 
 // defaultRetryAfter is what a client is told when Oz is busy and did not say
@@ -221,6 +223,11 @@ func (h *Handler) problem(res *Result) *problem {
 	if busy, ok := errors.AsType[*upload.Refused](res.refused); ok {
 		p := busyProblem(missing, busy)
 		p.Detail = "Nothing was decided and nothing was sent to Oz. Send the same capsule again after the time in Retry-After."
+		return p
+	}
+	if res.verdict.Reason == oz.StoreUnavailable && errors.Is(res.refused, errGuarded) {
+		p := problemFor(oz.StoreUnavailable, missing, ozclient.Report{})
+		p.Detail = "Nothing was decided and nothing was sent to Oz. Send the same capsule again, later."
 		return p
 	}
 	last := res.liveness.Report

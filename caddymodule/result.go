@@ -26,6 +26,8 @@ type attempt struct {
 	liveness ozclient.Answer
 	err      error  // of liveness
 	match    *match // face matching; nil if it was not tried
+
+	guarded guarded // what the replay guard makes of it
 }
 
 // match is what came of face matching.
@@ -56,6 +58,7 @@ func newResult(a attempt, attach bool) *Result {
 	switch {
 	case errors.As(a.refused, &busy):
 		res.verdict, res.why, res.busy = oz.ReasonVerdict(oz.Overloaded), busy, busy.Cause
+	case errors.Is(a.refused, errGuarded): // guarded says why
 	case a.refused != nil:
 		res.fault = a.refused
 	default:
@@ -67,6 +70,7 @@ func newResult(a attempt, attach bool) *Result {
 		res.verdict = oz.Verdict{}
 		return res
 	}
+	res.takeGuarded()
 	if attach && reachesApp(res.verdict.Decision) {
 		res.bestShot = bestShotWord(a.liveness.BestShots)
 	}
@@ -101,6 +105,18 @@ func (res *Result) takeMatch(m *match) {
 	v := m.answer.Verdict
 	res.verdict.Decision, res.verdict.Reason, res.verdict.Error = v.Decision, v.Reason, v.Error
 	res.take(m.err)
+}
+
+// takeGuarded makes what the replay guard says the decision. A folder that was
+// here before is nobody's any more.
+func (res *Result) takeGuarded() {
+	switch g := res.guarded; g.reason {
+	case "":
+	case oz.Binding: // the folder lacks what must count once
+		res.verdict = oz.Verdict{Decision: oz.Invalid, Reason: oz.Binding, Folder: res.verdict.Folder}
+	default:
+		res.verdict, res.why = oz.ReasonVerdict(g.reason), g.err
+	}
 }
 
 // reachesApp reports whether a decision is passed to the app without being
@@ -267,8 +283,11 @@ func (h *Handler) log(r *http.Request, res *Result, p *problem) {
 		extra.Set(zap.Dict("oz_instant", fields...))
 	}
 	level := zapcore.InfoLevel
-	if res.verdict.Decision == oz.Unavailable && res.busy == "" { // the operator must fix it
+	switch {
+	case res.verdict.Decision == oz.Unavailable && res.busy == "": // the operator must fix it
 		level = zapcore.ErrorLevel
+	case res.guarded.result == replayAllowed:
+		level = zapcore.WarnLevel
 	}
 	if entry := h.logger.Check(level, "capsule decided"); entry != nil {
 		entry.Write(append(fields, res.callFields()...)...)
@@ -300,8 +319,26 @@ func (res *Result) callFields() []zap.Field {
 				zap.Int("match_status", m.answer.Status))
 		}
 	}
+	fields = append(fields, res.guardFields()...)
 	if res.why != nil {
 		fields = append(fields, zap.Error(res.why))
+	}
+	return fields
+}
+
+// guardFields are the replay guard's. The ids of a folder that counts for
+// nothing are for the operator alone.
+func (res *Result) guardFields() (fields []zap.Field) {
+	g := res.guarded
+	if g.result == "" {
+		return nil
+	}
+	fields = append(fields, zap.String("replay_guard", g.result))
+	if g.result == replayAllowed {
+		fields = append(fields, zap.NamedError("replay_guard_error", g.err))
+	}
+	if f := res.liveness.Verdict.Folder; f != nil && res.verdict.Folder == nil {
+		fields = append(fields, zap.String("folder_id", headerValue(f.ID)), zap.String("event_session_id", headerValue(f.EventSessionID)))
 	}
 	return fields
 }

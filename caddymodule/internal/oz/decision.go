@@ -32,6 +32,7 @@ const (
 	Unreachable      Reason = "unreachable"       // nothing was sent
 	ConnectionLost   Reason = "connection_lost"   // something was sent, no answer came
 	Timeout          Reason = "timeout"           // no answer came in time
+	StoreUnavailable Reason = "store_unavailable" // nobody knows whether the capsule was here before
 
 	// Face matching, where it is asked for, comes after a SUCCESS of liveness.
 	BestShotMissing      Reason = "best_shot_missing"     // Oz gave none to match
@@ -67,6 +68,7 @@ var outcomes = []Outcome{
 	{Unavailable, Unreachable},
 	{Unavailable, ConnectionLost},
 	{Unavailable, Timeout},
+	{Unavailable, StoreUnavailable},
 	{Failed, BestShotMissing},
 	{Failed, ReferenceMissing},
 	{Failed, ReferenceTooLarge},

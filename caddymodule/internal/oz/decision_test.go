@@ -175,7 +175,7 @@ func TestClosedSets(t *testing.T) {
 	}
 	wantReasons := []Reason{
 		"analysis_failed", "analysis_missing", "status_unknown", "binding", "container", "replayed", "unauthorized", "overloaded",
-		"too_large_for_oz", "unexpected_status", "malformed_answer", "unreachable", "connection_lost", "timeout",
+		"too_large_for_oz", "unexpected_status", "malformed_answer", "unreachable", "connection_lost", "timeout", "store_unavailable",
 		"best_shot_missing", "reference_missing", "reference_too_large", "reference_not_image", "reference_unavailable",
 		"match_refused",
 	}
@@ -183,7 +183,7 @@ func TestClosedSets(t *testing.T) {
 		t.Errorf("reasons: %v", got)
 	}
 	Outcomes()[1] = Outcome{Success, "mine"}
-	if got := Outcomes(); len(got) != 23 || got[1] != (Outcome{Declined, ""}) {
+	if got := Outcomes(); len(got) != 24 || got[1] != (Outcome{Declined, ""}) {
 		t.Errorf("a caller can change the table: %v", got)
 	}
 }

@@ -3,6 +3,7 @@ package oz
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -85,6 +86,38 @@ func equals(v gjson.Result, value string) bool {
 	}
 	return false
 }
+
+// Text returns the one value that the path selects in doc: a string that isn't
+// empty, or the JSON text of a number. Anything else is no value, and neither are
+// several. ReadFolder must have accepted doc.
+func (p Path) Text(doc []byte) (text string, ok bool) {
+	if len(p.parts) == 0 {
+		return "", false
+	}
+	var values []gjson.Result
+	selected(gjson.ParseBytes(doc), p.parts, &values)
+	if len(values) != 1 {
+		return "", false
+	}
+	switch v := values[0]; v.Type {
+	case gjson.String:
+		return v.Str, v.Str != ""
+	case gjson.Number:
+		return v.Raw, true
+	}
+	return "", false
+}
+
+func selected(v gjson.Result, parts []string, values *[]gjson.Result) {
+	if len(parts) == 0 {
+		*values = append(*values, v)
+		return
+	}
+	children(v, parts[0], func(child gjson.Result) { selected(child, parts[1:], values) })
+}
+
+// Single reports whether the path names one value at most: it has no #.
+func (p Path) Single() bool { return !slices.Contains(p.parts, everyElement) }
 
 // Strip removes all that the paths select from doc. Where they select nothing,
 // doc is the result. All other bytes stay as they are.

@@ -177,12 +177,18 @@ func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
 		return nil, err
 	}
 	received := time.Now()
+	if admit := u.stream.admit; admit != nil {
+		if err := admit(ctx); err != nil {
+			return nil, err
+		}
+	}
+	admitted := time.Now()
 	if err := g.slot(ctx, u, g.capacity.Wait-waited); err != nil {
 		return nil, err
 	}
 	return &Admission{
 		Body:   u.stream,
-		Queued: waited + time.Since(received),
+		Queued: waited + time.Since(admitted),
 		Upload: received.Sub(start) - waited,
 		upload: u,
 	}, nil

@@ -3,6 +3,7 @@ package upload
 import (
 	"context"
 	"errors"
+	"hash"
 	"io"
 	"net"
 	"net/http"
@@ -22,9 +23,11 @@ var longAgo = time.Unix(1, 0)
 // answer, a lost connection). So whoever touches the request next must stop
 // the stream first, and a lock guards all of it.
 type Stream struct {
-	body  io.Reader
-	limit int64
-	ctx   context.Context // of the request
+	body   io.Reader
+	limit  int64
+	digest hash.Hash
+	admit  func(context.Context) error
+	ctx    context.Context // of the request
 	connectionID
 
 	mu       sync.Mutex
@@ -38,6 +41,7 @@ type Stream struct {
 	offset   int           // how much of the first piece was taken
 	claim    *claim        // the memory that head takes; nil where the body is streamed
 	received bool
+	whole    chan struct{} // closed when received
 	takenAt  time.Time
 	sentAt   time.Time
 	stopped  bool
@@ -55,10 +59,15 @@ type piece struct {
 func NewStream(w http.ResponseWriter, r *http.Request, limits Limits) *Stream {
 	s := &Stream{
 		limit:        limits.MaxBytes,
+		digest:       limits.Digest,
+		admit:        limits.Admit,
 		ctx:          r.Context(),
 		connectionID: connectionID{r.ProtoMajor, r.RemoteAddr},
 		length:       r.ContentLength,
-		received:     r.ContentLength == 0,
+		whole:        make(chan struct{}),
+	}
+	if s.length == 0 {
+		s.complete()
 	}
 	s.idle.L = &s.mu
 	s.body = s.progress.start(w, r, limits.Timeout)
@@ -67,6 +76,16 @@ func NewStream(w http.ResponseWriter, r *http.Request, limits Limits) *Stream {
 	}
 	return s
 }
+
+// complete notes that the client has sent all of the body.
+func (s *Stream) complete() {
+	s.received = true
+	close(s.whole)
+}
+
+// Received returns a channel that is closed when the client has sent all of
+// the body.
+func (s *Stream) Received() <-chan struct{} { return s.whole }
 
 // Read implements io.Reader for the transport.
 func (s *Stream) Read(p []byte) (n int, err error) {
@@ -117,7 +136,11 @@ func (s *Stream) fetch(p []byte) (n int, err error) {
 		return 0, err
 	}
 	defer func() { n, err = s.finish(n, err) }() // also if the body panics
-	return s.body.Read(p)
+	n, err = s.body.Read(p)
+	if s.digest != nil {
+		s.digest.Write(p[:n]) // a hash.Hash never fails
+	}
+	return n, err
 }
 
 func (s *Stream) begin() error {
@@ -166,12 +189,13 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 	case s.limit > 0 && s.progress.bytes > s.limit:
 		s.ended = ErrTooLarge
 	case s.progress.bytes == s.length:
-		s.received = true
+		s.complete()
 		return nil
 	case err == nil:
 		return nil
 	case err == io.EOF && s.length < 0:
-		s.received, s.length = true, s.progress.bytes
+		s.length = s.progress.bytes
+		s.complete()
 		return io.EOF
 	case err == io.EOF:
 		s.ended = ErrShort // over HTTP/2 and HTTP/3 the client is still there

@@ -9,7 +9,9 @@
 package upload
 
 import (
+	"context"
 	"errors"
+	"hash"
 	"io"
 	"time"
 )
@@ -33,6 +35,14 @@ var ErrStopped = errors.New("upload: body stopped")
 type Limits struct {
 	MaxBytes int64
 	Timeout  time.Duration // of waiting for the client, in all
+
+	// Digest, if there is one, is given each byte that comes from the client
+	// once, in order. After Received it is complete and left alone.
+	Digest hash.Hash
+	// Admit, if there is one, is asked when a buffered body is complete, before
+	// it waits for a slot. Its error refuses the body. A streamed body is already
+	// at the upstream by then, so that nobody asks.
+	Admit func(context.Context) error
 }
 
 // Body is a capsule on its way to the upstream.

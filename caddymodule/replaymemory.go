@@ -1,0 +1,274 @@
+package caddymodule
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(new(ReplayMemory))
+}
+
+// ReplayMemory is the store of a replay guard in the gateway's memory. All
+// handlers of the gateway share it, and it outlives config reloads, but not the
+// process: for several gateways, or for claims that outlive a restart, use the
+// `redis` store.
+type ReplayMemory struct {
+	// How many claims are remembered at most; a claim takes about 250 bytes.
+	// When there are more, those that would end first go, which usually are the
+	// oldest, and a warning is logged: a capsule that was forgotten can count
+	// again. Handlers share one memory, whose limit is the largest of theirs.
+	// Default: 262144.
+	Entries int `json:"entries,omitempty"`
+
+	shared *replayMemory
+	logger *zap.Logger
+}
+
+const (
+	defaultReplayEntries = 1 << 18
+	mostReplayEntries    = 1 << 26
+
+	// forgetWarning is how often it is logged that claims were forgotten.
+	forgetWarning = time.Minute
+)
+
+// CaddyModule returns the Caddy module information.
+func (*ReplayMemory) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  replayNamespace + ".memory",
+		New: func() caddy.Module { return new(ReplayMemory) },
+	}
+}
+
+// replayMemories has one element: a capsule counts once in the whole gateway.
+var replayMemories = caddy.NewUsagePool()
+
+// Provision implements caddy.Provisioner.
+func (m *ReplayMemory) Provision(ctx caddy.Context) error {
+	m.logger = ctx.Logger()
+	setDefault(&m.Entries, defaultReplayEntries)
+	if m.Entries < 1 || m.Entries > mostReplayEntries {
+		return errors.New("entries: out of range (want 1 to 67108864)")
+	}
+	shared, _, err := replayMemories.LoadOrNew("memory", func() (caddy.Destructor, error) { return newReplayMemory(), nil })
+	if err != nil {
+		return err
+	}
+	m.shared = shared.(*replayMemory)
+	m.shared.join(m)
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
+func (m *ReplayMemory) Cleanup() error {
+	if m.shared == nil {
+		return nil
+	}
+	m.shared.leave(m)
+	_, err := replayMemories.Delete("memory")
+	return err
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	memory {
+//	    entries <n>
+//	}
+func (m *ReplayMemory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		if d.Val() != "entries" {
+			return d.Errf("replay_guard: unrecognized option %s (want also, entries, on_error or window)", d.Val())
+		}
+		if m.Entries != 0 {
+			return d.Err("replay_guard: entries was already given")
+		}
+		if err := countOption(&m.Entries, 1, mostReplayEntries)(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Claim implements ReplayStore.
+func (m *ReplayMemory) Claim(_ context.Context, key, owner string, ttl time.Duration) (bool, error) {
+	err := m.set(key, owner, ttl)
+	return err == nil, nil
+}
+
+// Settle implements ReplayStore.
+func (m *ReplayMemory) Settle(_ context.Context, key, owner string, ttl time.Duration) error {
+	return m.set(key, owner, ttl)
+}
+
+// Release implements ReplayStore.
+func (m *ReplayMemory) Release(_ context.Context, key, owner string) error {
+	m.shared.release(key, owner)
+	return nil
+}
+
+func (m *ReplayMemory) set(key, owner string, ttl time.Duration) error {
+	forgotten, warn, err := m.shared.set(key, owner, time.Now(), ttl)
+	if forgotten > 0 {
+		sharedMetrics.replayForgotten.Add(float64(forgotten))
+	}
+	if warn {
+		m.logger.Warn("replay_guard: memory is full of claims that have not ended, and the oldest were forgotten: such a capsule can count again; raise entries")
+	}
+	return err
+}
+
+// replayMemory is what all stores of this kind share. It holds nothing of any
+// config but its limits.
+type replayMemory struct {
+	mu     sync.Mutex
+	users  map[*ReplayMemory]none
+	limit  int
+	claims map[string]*memoryClaim
+	queue  claimQueue
+	warned time.Time
+}
+
+// memoryClaim is a claim in memory.
+type memoryClaim struct {
+	key, owner string
+	ends       time.Time
+	at         int // in the queue
+}
+
+func newReplayMemory() *replayMemory {
+	return &replayMemory{users: make(map[*ReplayMemory]none), claims: make(map[string]*memoryClaim)}
+}
+
+// Destruct implements caddy.Destructor.
+func (*replayMemory) Destruct() error { return nil }
+
+func (s *replayMemory) join(m *ReplayMemory) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[m] = none{}
+	s.apply()
+}
+
+func (s *replayMemory) leave(m *ReplayMemory) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.users, m)
+	s.apply()
+}
+
+func (s *replayMemory) apply() {
+	if len(s.users) == 0 {
+		return
+	}
+	s.limit = 0
+	for m := range s.users {
+		s.limit = max(s.limit, m.Entries)
+	}
+}
+
+// set makes or prolongs a claim, unless it is another owner's. It tells how many
+// claims were forgotten for it before their end, and whether to warn of that.
+func (s *replayMemory) set(key, owner string, now time.Time, ttl time.Duration) (forgotten int, warn bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ends := now.Add(ttl)
+	if c := s.claims[key]; c != nil {
+		if c.owner != owner && c.ends.After(now) {
+			return 0, false, ErrClaimed
+		}
+		c.owner, c.ends = owner, ends
+		heap.Fix(&s.queue, c.at)
+		return 0, false, nil
+	}
+	forgotten = s.makeRoom(now)
+	c := &memoryClaim{key: key, owner: owner, ends: ends}
+	s.claims[key] = c
+	heap.Push(&s.queue, c)
+	if forgotten > 0 && now.Sub(s.warned) >= forgetWarning {
+		s.warned, warn = now, true
+	}
+	return forgotten, warn, nil
+}
+
+// sweep is how many claims a new one removes at most: more than one, so that
+// those that have ended get fewer, and few, so that no capsule waits for it.
+const sweep = 4
+
+// makeRoom removes claims that have ended, and one more that has not if there is
+// no room otherwise.
+func (s *replayMemory) makeRoom(now time.Time) (forgotten int) {
+	for range sweep {
+		if len(s.queue) == 0 {
+			return forgotten
+		}
+		ended := !s.queue[0].ends.After(now)
+		if !ended && len(s.queue) < s.limit {
+			return forgotten
+		}
+		if !ended {
+			forgotten++
+		}
+		s.remove(s.queue[0])
+	}
+	return forgotten
+}
+
+func (s *replayMemory) remove(c *memoryClaim) {
+	heap.Remove(&s.queue, c.at)
+	delete(s.claims, c.key)
+}
+
+func (s *replayMemory) release(key, owner string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.claims[key]; c != nil && c.owner == owner {
+		s.remove(c)
+	}
+}
+
+// claimQueue is a heap.Interface, by the time at which claims end.
+type claimQueue []*memoryClaim
+
+func (q claimQueue) Len() int           { return len(q) }
+func (q claimQueue) Less(i, j int) bool { return q[i].ends.Before(q[j].ends) }
+func (q claimQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].at, q[j].at = i, j
+}
+
+// Push implements heap.Interface.
+func (q *claimQueue) Push(x any) {
+	c := x.(*memoryClaim)
+	c.at = len(*q)
+	*q = append(*q, c)
+}
+
+// Pop implements heap.Interface.
+func (q *claimQueue) Pop() any {
+	last := len(*q) - 1
+	c := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return c
+}
+
+// Interface guards
+var (
+	_ ReplayStore           = (*ReplayMemory)(nil)
+	_ caddy.Module          = (*ReplayMemory)(nil)
+	_ caddy.Provisioner     = (*ReplayMemory)(nil)
+	_ caddy.CleanerUpper    = (*ReplayMemory)(nil)
+	_ caddyfile.Unmarshaler = (*ReplayMemory)(nil)
+)
