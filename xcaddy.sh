@@ -64,17 +64,20 @@ build() {
 
 	# This folder stands in for the module, yet Go first asks the module proxy which versions of it there are. Where the path
 	# is not published, a proxy that answers "forbidden" instead of "not found" ends the build. So an empty proxy goes first
-	# and knows no version of our two paths. All else comes from the usual proxies, with its checksums verified.
-	mkdir -p "$tmp/proxy/$module/@v" "$tmp/proxy/$module/caddymodule/@v"
-	: >"$tmp/proxy/$module/@v/list"
-	: >"$tmp/proxy/$module/caddymodule/@v/list"
+	# and knows no version of our paths. All else comes from the usual proxies, with its checksums verified.
+	local path
+	for path in "$module" "$module/caddymodule" "$module/caddymodule/redis"; do
+		mkdir -p "$tmp/proxy/$path/@v"
+		: >"$tmp/proxy/$path/@v/list"
+	done
 	GOPROXY="file://$tmp/proxy,$(go env GOPROXY)" go tool xcaddy build "$version" --output ./caddy \
-		--with "$module/caddymodule" --replace "$module=." >"$tmp/log" 2>&1 ||
+		--with "$module/caddymodule" --with "$module/caddymodule/redis" --replace "$module=." >"$tmp/log" 2>&1 ||
 		die "the build failed: $(cat "$tmp/log")"
 
 	# Not through a pipe: grep leaves at its first match, and Caddy would fail to write the rest.
-	./caddy list-modules >"$tmp/modules" && grep -qx http.handlers.oz_instant "$tmp/modules" ||
-		die './caddy came out without http.handlers.oz_instant.'
+	./caddy list-modules >"$tmp/modules" && grep -qx http.handlers.oz_instant "$tmp/modules" &&
+		grep -qx http.handlers.oz_instant.replay.redis "$tmp/modules" ||
+		die './caddy came out without http.handlers.oz_instant and its store in Redis.'
 	./caddy validate --config Caddyfile.example >"$tmp/log" 2>&1 ||
 		die "Caddyfile.example is not valid: $(cat "$tmp/log")"
 	say "./caddy is ready: $(./caddy version)"

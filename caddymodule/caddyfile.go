@@ -514,7 +514,7 @@ func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// redisPackage has the replay guard's store in Redis.
+// redisPackage has the store in Redis.
 const redisPackage = "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
 
 var caddyfileName = regexp.MustCompile(`^[a-z0-9_]+$`)

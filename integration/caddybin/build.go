@@ -25,6 +25,7 @@ import (
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "github.com/oz-instant/caddy-oz-instant/caddymodule"
+	_ "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
 )
 
 func main() { caddycmd.Main() }

@@ -1,0 +1,135 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+func init() {
+	redis.SetLogger(clientLog{})
+}
+
+const (
+	// callTimeout bounds a call with all that it needs: a connection, a place in
+	// the pool, and other attempts.
+	callTimeout = time.Second
+
+	// idleTime is how long a connection is kept that nobody uses.
+	idleTime = 5 * time.Minute
+)
+
+// connection is a client of one Redis, which all modules with the same URL share.
+type connection struct {
+	redis.UniversalClient
+	key [sha256.Size]byte // of the URL: nothing here holds its secrets
+}
+
+// String keeps the client out of whatever prints a connection.
+func (*connection) String() string { return "connection to Redis" }
+
+var connections = caddy.NewUsagePool()
+
+// open returns the connection for a URL, whose placeholders it replaces. Nothing
+// is dialled yet. Its errors quote nothing of the URL's values.
+func open(url string) (*connection, error) {
+	text, values, err := resolve(url)
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	key := sha256.Sum256(fmt.Appendf(nil, "%q %q", text, values))
+	shared, _, err := connections.LoadOrNew(key, func() (caddy.Destructor, error) {
+		opts, err := parseURL(text, values)
+		if err != nil {
+			return nil, err
+		}
+		return &connection{redis.NewUniversalClient(bounded(opts)), key}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return shared.(*connection), nil
+}
+
+// bounded sets times, so that no call outlasts callTimeout by much even if its
+// context did, and turns off what the client would say to the server by itself.
+func bounded(o *redis.UniversalOptions) *redis.UniversalOptions {
+	o.Protocol = 2
+	o.DisableIdentity = true
+	o.MaintNotificationsConfig = noNotifications
+	o.ContextTimeoutEnabled = true
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = callTimeout, callTimeout, callTimeout, callTimeout
+	o.DialerRetries = 1
+	o.MaxRetries, o.MinRetryBackoff, o.MaxRetryBackoff = 2, 10*time.Millisecond, 100*time.Millisecond
+	o.ConnMaxIdleTime = idleTime
+	return o
+}
+
+// close ends this use of the connection.
+func (c *connection) close() error {
+	_, err := connections.Delete(c.key)
+	return err
+}
+
+// Destruct implements caddy.Destructor.
+func (c *connection) Destruct() error { return c.Close() }
+
+// plain returns err without what the server said: Redis quotes the arguments of
+// commands that it refuses, and with them keys and owners.
+func plain(err error) error {
+	var reply redis.Error
+	var op *net.OpError
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return context.DeadlineExceeded
+	case errors.As(err, &certificate):
+		return errors.New("redis: its certificate is not trusted")
+	case errors.As(err, &op):
+		return fmt.Errorf("redis: %s %s: %w", op.Op, op.Net, plainCause(op))
+	case errors.As(err, &reply):
+		return fmt.Errorf("redis: it answered %s", errorCode(reply.Error()))
+	}
+	return fmt.Errorf("redis: error of type %T", err)
+}
+
+func plainCause(op *net.OpError) error {
+	if op.Err == nil {
+		return errors.New("failed")
+	}
+	return op.Err
+}
+
+// errorCode returns the first word of an error of Redis, such as WRONGPASS.
+func errorCode(text string) string {
+	for i, r := range text {
+		if !unicode.IsUpper(r) {
+			text = text[:i]
+			break
+		}
+	}
+	if text == "" {
+		return "an error"
+	}
+	return text
+}
+
+// clientLog takes the client's own log to Caddy's. It would write to standard
+// error otherwise.
+type clientLog struct{}
+
+// Printf implements the client's logger.
+func (clientLog) Printf(_ context.Context, format string, args ...any) {
+	caddy.Log().Named("oz_instant.redis").Debug("client", zap.String("text", fmt.Sprintf(format, args...)))
+}

@@ -1,0 +1,175 @@
+// Package redis is the replay guard's store in Redis, for several gateways:
+//
+//	replay_guard redis redis://oz:{env.REDIS_PASSWORD}@redis.internal
+//
+// It is a package of its own so that only those who want it link its client:
+// xcaddy.sh builds it in, others add
+// --with github.com/oz-instant/caddy-oz-instant/caddymodule/redis.
+package redis
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule"
+)
+
+func init() {
+	caddy.RegisterModule(new(Replay))
+}
+
+// Replay is the store of a replay guard in a Redis or Valkey that several
+// gateways share. A claim is one key with a time to live, which Redis itself
+// measures: clocks of gateways do not matter. Redis must not evict keys
+// (`maxmemory-policy noeviction`). Its replication is asynchronous, so that after
+// a fail-over the last claims may be missing.
+type Replay struct {
+	// Where Redis is:
+	//
+	//	redis://[[<user>]:<password>@]<host>[:<port>][/<database>]
+	//	redis+sentinel://[[<user>]:<password>@]<sentinel>[:<port>],<sentinel>…/<name of the primary>[/<database>]
+	//	redis+cluster://[[<user>]:<password>@]<node>[:<port>],<node>…
+	//
+	// With `rediss` the connection is TLS; `?ca=<file>` names the certificate
+	// authorities to trust instead of the machine's. Sentinels that want an account
+	// get `?sentinel_user=…&sentinel_password=…`. Placeholders such as
+	// `{env.REDIS_PASSWORD}` are replaced when the config is loaded, and shown
+	// nowhere; the admin API shows what stands here in plain text. Required.
+	URL string `json:"url"`
+
+	conn *connection
+}
+
+// prefix begins the keys.
+const prefix = "oz_instant:replay:"
+
+// settleScript makes a claim live for ARGV[2] milliseconds, unless it is
+// another owner's.
+var settleScript = redis.NewScript(`
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`)
+
+// releaseScript ends a claim, unless it is another owner's.
+var releaseScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0`)
+
+// CaddyModule returns the Caddy module information.
+func (*Replay) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.oz_instant.replay.redis",
+		New: func() caddy.Module { return new(Replay) },
+	}
+}
+
+// Provision implements caddy.Provisioner. Redis need not be up: until it is,
+// on_error decides about capsules.
+func (s *Replay) Provision(ctx caddy.Context) (err error) {
+	if s.conn, err = open(s.URL); err != nil {
+		return err
+	}
+	go s.look(ctx, s.conn, ctx.Logger())
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
+func (s *Replay) Cleanup() error {
+	if s.conn == nil {
+		return nil
+	}
+	return s.conn.close()
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	redis <url>
+func (s *Replay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.AllArgs(&s.URL) {
+		return d.Err("replay_guard: redis needs a URL, and nothing else (such as redis://:{env.REDIS_PASSWORD}@redis.internal)")
+	}
+	if d.NextBlock(0) {
+		return d.Errf("replay_guard: unrecognized option %s (want also, on_error or window)", d.Val())
+	}
+	if err := checkURL(s.URL); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// Claim implements caddymodule.ReplayStore. The client repeats calls whose
+// answer was lost, so that a key that is already there may be this owner's.
+func (s *Replay) Claim(ctx context.Context, key, owner string, ttl time.Duration) (bool, error) {
+	err := s.conn.SetArgs(ctx, prefix+key, owner, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
+	if !errors.Is(err, redis.Nil) {
+		return err == nil, plain(err)
+	}
+	holder, err := s.conn.Get(ctx, prefix+key).Result()
+	if errors.Is(err, redis.Nil) { // it has ended just now
+		return false, nil
+	}
+	return err == nil && holder == owner, plain(err)
+}
+
+// Settle implements caddymodule.ReplayStore.
+func (s *Replay) Settle(ctx context.Context, key, owner string, ttl time.Duration) error {
+	settled, err := settleScript.Run(ctx, s.conn, []string{prefix + key}, owner, ttl.Milliseconds()).Bool()
+	if err == nil && !settled {
+		return caddymodule.ErrClaimed
+	}
+	return plain(err)
+}
+
+// Release implements caddymodule.ReplayStore.
+func (s *Replay) Release(ctx context.Context, key, owner string) error {
+	return plain(releaseScript.Run(ctx, s.conn, []string{prefix + key}, owner).Err())
+}
+
+// look tells the operator now what capsules would tell later. It uses what the
+// account must be allowed anyway; where INFO isn't allowed, nothing is said.
+func (s *Replay) look(ctx context.Context, conn *connection, logger *zap.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := conn.Get(ctx, prefix+"look").Err()
+	if err != nil && !errors.Is(err, redis.Nil) && !errors.Is(ctx.Err(), context.Canceled) {
+		logger.Warn("replay_guard: Redis does not answer as it should; on_error decides about capsules until it does", zap.Error(plain(err)))
+		return
+	}
+	info, err := conn.Info(ctx, "memory").Result()
+	if err == nil && evicts(info) {
+		logger.Warn("replay_guard: Redis evicts keys when its memory is full, and a capsule whose claim was evicted can count again; set maxmemory-policy noeviction")
+	}
+}
+
+// evicts reads Redis's account of its memory.
+func evicts(info string) bool {
+	limited, evicting := false, false
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "maxmemory":
+			limited = value != "0"
+		case "maxmemory_policy":
+			evicting = value != "noeviction"
+		}
+	}
+	return limited && evicting
+}
+
+// Interface guards
+var (
+	_ caddymodule.ReplayStore = (*Replay)(nil)
+	_ caddy.Module            = (*Replay)(nil)
+	_ caddy.Provisioner       = (*Replay)(nil)
+	_ caddy.CleanerUpper      = (*Replay)(nil)
+	_ caddyfile.Unmarshaler   = (*Replay)(nil)
+)

@@ -1,0 +1,229 @@
+package redis
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// noNotifications keeps the client from asking for events that only one vendor's
+// Redis sends, and that an account may not be allowed to ask for.
+var noNotifications = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+
+const (
+	modeSentinel = "sentinel"
+	modeCluster  = "cluster"
+
+	redisPort    = "6379"
+	sentinelPort = "26379"
+)
+
+// errForm says what a URL has to look like. It quotes nothing: there may be a
+// password in it.
+var errForm = errors.New("redis: invalid URL (want redis://[[<user>]:<password>@]<host>[:<port>][/<database>]; rediss for TLS; redis+sentinel://<sentinels>/<name>, redis+cluster://<nodes>)")
+
+// checkURL checks as much of a URL as can be seen before its placeholders are
+// replaced.
+func checkURL(text string) error {
+	if placeholder.FindString(text) == text {
+		return nil // all of it
+	}
+	_, err := split(placeholder.ReplaceAllString(text, "1"))
+	return err
+}
+
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// resolve replaces the placeholders of a URL by marks, so that no character of
+// their values can be taken for a part of the URL. Only a URL that is a
+// placeholder as a whole is one afterwards.
+func resolve(text string) (marked string, values []string, err error) {
+	repl := caddy.NewReplacer()
+	value := func(name string) string {
+		v, e := repl.ReplaceOrErr(name, true, true)
+		if e != nil && err == nil {
+			err = e
+		}
+		return strings.TrimRight(v, "\r\n") // of a file
+	}
+	if text != "" && placeholder.FindString(text) == text {
+		return value(text), nil, err
+	}
+	marked = placeholder.ReplaceAllStringFunc(text, func(name string) string {
+		values = append(values, value(name))
+		return mark(len(values) - 1)
+	})
+	return marked, values, err
+}
+
+func mark(i int) string { return "\x00" + strconv.Itoa(i) + "\x00" }
+
+// parts are those of a URL, as they stand there.
+type parts struct {
+	tls      bool
+	mode     string
+	user     string
+	password string
+	hosts    string
+	path     string
+	query    string
+}
+
+// split takes a URL apart. Package net/url refuses lists of hosts with ports,
+// and quotes what it refuses.
+func split(text string) (p parts, err error) {
+	scheme, rest, found := strings.Cut(text, "://")
+	scheme, mode, hasMode := strings.Cut(scheme, "+")
+	if !found || scheme != "redis" && scheme != "rediss" || hasMode && mode != modeSentinel && mode != modeCluster {
+		return p, errForm
+	}
+	p.tls, p.mode = scheme == "rediss", mode
+	rest, p.query, _ = strings.Cut(rest, "?")
+	rest, p.path, _ = strings.Cut(rest, "/")
+	p.hosts = rest
+	if at := strings.LastIndex(rest, "@"); at >= 0 {
+		p.hosts = rest[at+1:]
+		if p.user, p.password, found = strings.Cut(rest[:at], ":"); !found || p.password == "" {
+			return p, errForm
+		}
+	}
+	sound := p.hosts != ""
+	switch mode {
+	case modeSentinel:
+		sound = sound && p.path != ""
+	case modeCluster:
+		sound = sound && p.path == ""
+	default:
+		sound = sound && !strings.Contains(p.hosts, ",")
+	}
+	if !sound {
+		return p, errForm
+	}
+	return p, nil
+}
+
+// parseURL returns the options for a URL with its values.
+func parseURL(text string, values []string) (*redis.UniversalOptions, error) {
+	p, err := split(text)
+	if err != nil {
+		return nil, err
+	}
+	opts := &redis.UniversalOptions{IsClusterMode: p.mode == modeCluster}
+	u := urlReader{values: values}
+	opts.Username, opts.Password = u.text(p.user), u.text(p.password)
+	port := redisPort
+	if p.mode == modeSentinel {
+		port = sentinelPort
+	}
+	opts.Addrs = u.addresses(p.hosts, port)
+	database := p.path
+	if p.mode == modeSentinel {
+		var name string
+		name, database, _ = strings.Cut(p.path, "/")
+		opts.MasterName = u.text(name)
+	}
+	opts.DB = u.number(database)
+	if p.tls {
+		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	u.query(p.query, opts)
+	return opts, u.err
+}
+
+// urlReader reads parts of a URL. The first error stays.
+type urlReader struct {
+	values []string
+	err    error
+}
+
+func (u *urlReader) fail(err error) {
+	if u.err == nil {
+		u.err = err
+	}
+}
+
+// text unescapes a part and puts the values of placeholders into it.
+func (u *urlReader) text(part string) string {
+	text, err := url.PathUnescape(part)
+	if err != nil {
+		u.fail(errForm)
+	}
+	return u.restore(text)
+}
+
+func (u *urlReader) restore(text string) string {
+	for i, value := range u.values {
+		text = strings.ReplaceAll(text, mark(i), value)
+	}
+	return text
+}
+
+func (u *urlReader) addresses(hosts, defaultPort string) (list []string) {
+	for host := range strings.SplitSeq(u.restore(hosts), ",") {
+		name, port, err := net.SplitHostPort(host)
+		if err != nil {
+			name, port = strings.Trim(host, "[]"), defaultPort
+		}
+		if name == "" || port == "" || strings.ContainsAny(name, "/@ []") {
+			u.fail(errForm)
+		}
+		list = append(list, net.JoinHostPort(name, port))
+	}
+	return list
+}
+
+func (u *urlReader) number(part string) int {
+	text := u.text(part)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		u.fail(errors.New("redis: invalid database in the URL (want a number)"))
+	}
+	return n
+}
+
+func (u *urlReader) query(query string, opts *redis.UniversalOptions) {
+	for pair := range strings.SplitSeq(query, "&") {
+		name, part, _ := strings.Cut(pair, "=")
+		switch value := u.text(part); name {
+		case "":
+		case "ca":
+			u.trust(opts.TLSConfig, value)
+		case "sentinel_user":
+			opts.SentinelUsername = value
+		case "sentinel_password":
+			opts.SentinelPassword = value
+		default:
+			u.fail(errors.New("redis: unknown option in the URL (want ca, sentinel_user or sentinel_password)"))
+		}
+	}
+}
+
+func (u *urlReader) trust(config *tls.Config, file string) {
+	if config == nil {
+		u.fail(errors.New("redis: ca needs TLS (want rediss://)"))
+		return
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		u.fail(fmt.Errorf("redis: ca: %w", err))
+		return
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		u.fail(errors.New("redis: ca: no certificate in the file"))
+	}
+}
