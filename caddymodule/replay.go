@@ -101,7 +101,7 @@ const (
 
 	// attemptMargin is what a claim outlives the longest attempt by: calls of
 	// the store and everything else that no option bounds.
-	attemptMargin = 15 * time.Second
+	attemptMargin = 5 * time.Second
 )
 
 // Contexts of the digests. Gateways of different versions share a store, so

@@ -27,6 +27,8 @@ type caddyProc struct {
 	cmd   *exec.Cmd
 	logs  *logBook
 	ended chan struct{} // closed when the process has ended
+
+	crashed bool // it was killed by the test
 }
 
 // caddyOption changes how a Caddy is started.
@@ -262,6 +264,9 @@ var trouble = []string{"WARNING: DATA RACE", "panic: ", "panic serving", "runtim
 // stop ends the Caddy as systemd would, if it still runs, and judges how it ended.
 func (p *caddyProc) stop(t testing.TB) {
 	t.Helper()
+	if p.crashed {
+		return
+	}
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.ended:
