@@ -500,8 +500,8 @@ func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
 		store = caddyfile.Segment{name}
 	}
 	name := store[0].Text
-	if !caddyfileName.MatchString(name) {
-		return firstToken(store).Errf("replay_guard: invalid store %q (want memory, redis <url>, or the name of another module)", name)
+	if !storeName.MatchString(name) { // it is not quoted: a URL may hold a password
+		return firstToken(store).Err("replay_guard: invalid store (want memory, redis <url>, or the name of another module)")
 	}
 	module, err := caddyfile.UnmarshalModule(firstToken(append(store, rest...)), replayNamespace+"."+name)
 	if err != nil {
@@ -517,7 +517,7 @@ func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
 // redisPackage has the store in Redis.
 const redisPackage = "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
 
-var caddyfileName = regexp.MustCompile(`^[a-z0-9_]+$`)
+var storeName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
 func registered(id string) bool {
 	_, err := caddy.GetModule(id)

@@ -11,10 +11,30 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
 var update = flag.Bool("update", false, "write the adapted JSON, or the error, into the golden files")
+
+func init() { caddy.RegisterModule(new(goldenStore)) }
+
+// goldenStore is a store of claims of somebody else's. Its golden file shows
+// what of the block it gets.
+type goldenStore struct {
+	Tokens []string `json:"tokens"`
+}
+
+func (*goldenStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: replayNamespace + ".golden_store", New: func() caddy.Module { return new(goldenStore) }}
+}
+
+func (s *goldenStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	for d.Next() {
+		s.Tokens = append(s.Tokens, d.Val())
+	}
+	return nil
+}
 
 // Each golden file is a Caddyfile, a dashed line, and the JSON it adapts to or
 // the text that its error must contain, file and line included.

@@ -16,7 +16,7 @@ import (
 // A config that says nothing gets the defaults that the field comments and
 // README name.
 func TestDefaults(t *testing.T) {
-	h := newHandler(t, neverAsked(t), `{"biometry": {"reference": "/photo"}, "capacity": {"slots": 3}, "session_token": {"path": "/t"}}`)
+	h := newHandler(t, neverAsked(t), `{"biometry": {"reference": "/photo"}, "capacity": {"slots": 3}, "session_token": {"path": "/t"}, "replay_guard": {}}`)
 	for name, field := range map[string]struct{ got, want any }{
 		"max_capsule":            {h.MaxCapsule, int64(32 << 20)},
 		"max_answer":             {h.MaxAnswer, int64(64 << 20)},
@@ -30,6 +30,9 @@ func TestDefaults(t *testing.T) {
 		"policy":                 {h.policy.Analyses, []string{oz.Quality}},
 		"biometry tag":           {h.Biometry.Tag, "photo_selfie"},
 		"biometry max_reference": {h.Biometry.MaxReference, int64(10 << 20)},
+		"replay_guard store":     {string(h.ReplayGuard.StoreRaw), ""}, // loaded
+		"replay_guard window":    {time.Duration(h.ReplayGuard.Window), 15 * time.Minute},
+		"replay_guard on_error":  {h.ReplayGuard.OnError, "refuse"},
 		"capacity queue":         {*h.Capacity.Queue, 12},
 		"capacity wait":          {time.Duration(h.Capacity.Wait), 15 * time.Second},
 	} {
@@ -37,7 +40,7 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, field.got, field.want)
 		}
 	}
-	if h := newHandler(t, neverAsked(t), ""); h.Biometry != nil || h.Capacity != nil || h.SessionToken != nil {
+	if h := newHandler(t, neverAsked(t), ""); h.Biometry != nil || h.Capacity != nil || h.SessionToken != nil || h.ReplayGuard != nil {
 		t.Error("a smallest config has more than it asked for")
 	}
 }
@@ -102,6 +105,14 @@ func TestConfigsThatMustNotLoad(t *testing.T) {
 
 		{`{"best_shot": "drop"}`, `best_shot: invalid value "drop" (want strip, keep or attach)`},
 		{`{"client_gone": "wait"}`, `client_gone: invalid value "wait" (want finish or cancel)`},
+		{`{"replay_guard": {"window": -1}}`, "replay_guard: window: must be at least a second"},
+		{`{"replay_guard": {"window": "999ms"}}`, "replay_guard: window: must be at least a second"},
+		{`{"replay_guard": {"on_error": "ignore"}}`, `replay_guard: on_error: invalid value "ignore" (want refuse or allow)`},
+		{`{"replay_guard": {"also": "a.*"}}`, `replay_guard: also: path "a.*"`},
+		{`{"replay_guard": {"also": "a.#.b"}}`, `replay_guard: also: path "a.#.b": # selects several values (want the path of one)`},
+		{`{"replay_guard": {"store": {"module": "absent"}}}`, "replay_guard: loading the store: loading module 'absent': unknown module"},
+		{`{"replay_guard": {"store": {"module": "golden_store", "tokens": []}}}`, "replay_guard: *caddymodule.goldenStore is not a store of claims"},
+
 		{`{"strip": ["media.*"]}`, `strip: path "media.*"`},
 		{`{"analyses": ["none", "quality"]}`, "analyses: none cannot be combined with other values"},
 		{`{"analyses": ["liveness"]}`, `analyses: invalid value "liveness" (want quality, biometry or none)`},

@@ -97,18 +97,11 @@ func plain(err error) error {
 	case errors.As(err, &certificate):
 		return errors.New("redis: its certificate is not trusted")
 	case errors.As(err, &op):
-		return fmt.Errorf("redis: %s %s: %w", op.Op, op.Net, plainCause(op))
+		return fmt.Errorf("redis: %w", op)
 	case errors.As(err, &reply):
 		return fmt.Errorf("redis: it answered %s", errorCode(reply.Error()))
 	}
 	return fmt.Errorf("redis: error of type %T", err)
-}
-
-func plainCause(op *net.OpError) error {
-	if op.Err == nil {
-		return errors.New("failed")
-	}
-	return op.Err
 }
 
 // errorCode returns the first word of an error of Redis, such as WRONGPASS.

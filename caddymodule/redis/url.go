@@ -36,7 +36,7 @@ var errForm = errors.New("redis: invalid URL (want redis://[[<user>]:<password>@
 // checkURL checks as much of a URL as can be seen before its placeholders are
 // replaced.
 func checkURL(text string) error {
-	if placeholder.FindString(text) == text {
+	if text != "" && placeholder.FindString(text) == text {
 		return nil // all of it
 	}
 	_, err := split(placeholder.ReplaceAllString(text, "1"))

@@ -1,0 +1,189 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// secret has every character that means something in a URL.
+const secret = "p@ss:w/o?r#d%41&{x}+é"
+
+// parse is what open does with a URL before it makes a client.
+func parse(url string) (*redis.UniversalOptions, error) {
+	text, values, err := resolve(url)
+	if err != nil {
+		return nil, err
+	}
+	return parseURL(text, values)
+}
+
+// A URL leads to the addresses and secrets that it says, whatever characters
+// are in the values of its placeholders.
+func TestURL(t *testing.T) {
+	t.Setenv("TEST_SECRET", secret)
+	t.Setenv("TEST_HOST", "redis.internal:7000")
+	t.Setenv("TEST_URL", "rediss://u:p@whole:1/2")
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for url, want := range map[string]redis.UniversalOptions{
+		"redis://h":                       {Addrs: []string{"h:6379"}},
+		"redis://h:1":                     {Addrs: []string{"h:1"}},
+		"redis://[::1]":                   {Addrs: []string{"[::1]:6379"}},
+		"redis://[::1]:1/4":               {Addrs: []string{"[::1]:1"}, DB: 4},
+		"redis://h/":                      {Addrs: []string{"h:6379"}},
+		"redis://:p@h":                    {Addrs: []string{"h:6379"}, Password: "p"},
+		"redis://u:p%40x@h":               {Addrs: []string{"h:6379"}, Username: "u", Password: "p@x"},
+		"redis://u:{env.TEST_SECRET}@h/3": {Addrs: []string{"h:6379"}, Username: "u", Password: secret, DB: 3},
+		"redis://:a{env.TEST_SECRET}b@h":  {Addrs: []string{"h:6379"}, Password: "a" + secret + "b"},
+		"redis://:{file." + file + "}@h":  {Addrs: []string{"h:6379"}, Password: secret},
+		"redis://{env.TEST_HOST}":         {Addrs: []string{"redis.internal:7000"}},
+		"{env.TEST_URL}":                  {Addrs: []string{"whole:1"}, Username: "u", Password: "p", DB: 2},
+		"redis+sentinel://a,b:1/claims":   {Addrs: []string{"a:26379", "b:1"}, MasterName: "claims"},
+		"redis+sentinel://:p@a/claims/5":  {Addrs: []string{"a:26379"}, MasterName: "claims", Password: "p", DB: 5},
+		"redis+cluster://u:p@a,b:1":       {Addrs: []string{"a:6379", "b:1"}, Username: "u", Password: "p", IsClusterMode: true},
+		"redis+cluster://a":               {Addrs: []string{"a:6379"}, IsClusterMode: true},
+		"redis+sentinel://a/c?sentinel_user=s&sentinel_password={env.TEST_SECRET}": {Addrs: []string{"a:26379"}, MasterName: "c", SentinelUsername: "s", SentinelPassword: secret},
+	} {
+		if !strings.HasPrefix(url, "{") && checkURL(url) != nil {
+			t.Errorf("%s is refused before it is loaded", url)
+		}
+		got, err := parse(url)
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if !slices.Equal(got.Addrs, want.Addrs) || got.Username != want.Username || got.Password != want.Password || got.DB != want.DB ||
+			got.MasterName != want.MasterName || got.IsClusterMode != want.IsClusterMode ||
+			got.SentinelUsername != want.SentinelUsername || got.SentinelPassword != want.SentinelPassword {
+			t.Errorf("%s: %+v", url, got)
+		}
+		if tls := strings.HasPrefix(url, "{"); (got.TLSConfig != nil) != tls {
+			t.Errorf("%s: TLS %v", url, got.TLSConfig)
+		}
+	}
+}
+
+// A URL that makes no sense does not load, and nothing of it is told.
+func TestURLsThatMustNotLoad(t *testing.T) {
+	t.Setenv("TEST_EMPTY", "")
+	for url, want := range map[string]string{
+		"":                              "invalid URL",
+		"h":                             "invalid URL",
+		"http://secret@h":               "invalid URL",
+		"redis://":                      "invalid URL",
+		"redis://secret@h":              "invalid URL",
+		"redis://u:@h":                  "invalid URL",
+		"redis://:secret%zz@h":          "invalid URL",
+		"redis://:secret@a,b":           "invalid URL",
+		"redis://:secret@h:":            "invalid URL",
+		"redis+ring://:secret@h":        "invalid URL",
+		"redis+://:secret@h":            "invalid URL",
+		"redis+sentinel://:secret@h":    "invalid URL",
+		"redis+cluster://:secret@h/1":   "invalid URL",
+		"redis://:secret@h/-1":          "invalid database",
+		"redis://:secret@h/secret":      "invalid database",
+		"redis://:secret@h?pool_size=9": "unknown option",
+		"redis://:secret@h?ca=/x":       "ca needs TLS",
+		"rediss://:secret@h?ca=/absent": "no such file",
+		"redis://:{env.TEST_EMPTY}@h":   "TEST_EMPTY",
+		"redis://:{env.TEST_ABSENT}@h":  "TEST_ABSENT",
+		"redis://:{nothing}@h":          "nothing",
+	} {
+		opts, err := parse(url)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %+v, %v; want %q", url, opts, err, want)
+		}
+	}
+	for _, url := range []string{"", "h", "redis+sentinel://:secret@h", "redis://secret@{env.H}"} {
+		if err := checkURL(url); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
+	notPEM := filepath.Join(t.TempDir(), "ca")
+	if err := os.WriteFile(notPEM, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parse("rediss://h?ca=" + notPEM); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("a file without a certificate: %v", err)
+	}
+}
+
+// serverError is an error that Redis answers.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+func (serverError) RedisError()     {}
+
+// What Redis says of a command is told without its arguments.
+func TestErrorsQuoteNothing(t *testing.T) {
+	for err, want := range map[error]string{
+		serverError("ERR unknown command 'SET', with args beginning with: 'oz_instant:replay:secret'"): "redis: it answered ERR",
+		serverError("WRONGPASS invalid username-password pair, secret"):                                "redis: it answered WRONGPASS",
+		serverError("secret"): "redis: it answered an error",
+		fmt.Errorf("call: %w", serverError("READONLY secret")): "redis: it answered READONLY",
+		errors.New("secret"): "redis: error of type *errors.errorString",
+		&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}: "redis: dial tcp: connection refused",
+		fmt.Errorf("secret: %w", context.DeadlineExceeded):                          "context deadline exceeded",
+	} {
+		if got := plain(err); got == nil || got.Error() != want {
+			t.Errorf("%v: %v, want %s", err, got, want)
+		}
+	}
+	if plain(nil) != nil {
+		t.Error("no error is one")
+	}
+}
+
+// Only a Redis with a limit can evict.
+func TestEvicts(t *testing.T) {
+	for info, want := range map[string]bool{
+		"# Memory\r\nused_memory:1\r\nmaxmemory:100\r\nmaxmemory_policy:allkeys-lru\r\n": true,
+		"maxmemory:100\r\nmaxmemory_policy:noeviction\r\n":                               false,
+		"maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n":                                false,
+		"": false,
+	} {
+		if got := evicts(info); got != want {
+			t.Errorf("%q: %v", info, got)
+		}
+	}
+}
+
+// Modules with the same URL share one connection, which outlives reloads.
+func TestConnectionsAreShared(t *testing.T) {
+	t.Setenv("TEST_SECRET", secret)
+	one, err := open("redis://:{env.TEST_SECRET}@h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := open("redis://:{env.TEST_SECRET}@h")
+	if err != nil || one != two {
+		t.Errorf("%v, shared: %v", err, one == two)
+	}
+	t.Setenv("TEST_SECRET", "changed")
+	three, err := open("redis://:{env.TEST_SECRET}@h")
+	if err != nil || three == one {
+		t.Error("another password has the same connection")
+	}
+	for _, c := range []*connection{one, two, three} {
+		if text := fmt.Sprintf("%v %+v", c, c); strings.Contains(text, "p@ss") {
+			t.Errorf("it prints %s", text)
+		}
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := open("redis://:{env.TEST_SECRET}@h/x"); err == nil {
+		t.Error("an invalid database loads")
+	}
+}
