@@ -3,6 +3,7 @@
 //	bench [compare] [flags]       oz_instant beside a plain Caddy that makes the same two hops and never looks at the JSON
 //	bench capacity  [flags]       many more capsules than Oz can take, also beside hostile uploads: is Oz kept busy
 //	bench phones    [flags]       many slow phones at once: how much of the gateway's memory they take
+//	bench replay    [flags]       each capsule to two gateways with one Redis at the same instant: does it count once
 //	bench soak      [flags]       everything that can go wrong, for as long as you like: is every capsule accounted for
 //
 // Each has --help.
@@ -36,6 +37,6 @@ func rootCommand() *cobra.Command {
 	root.Short = "Measure what oz_instant costs"
 	root.Long = root.Short + ".\n\nWithout a command, bench does what bench compare does."
 	root.SilenceUsage = true
-	root.AddCommand(compareCommand(), capacityCommand(), phonesCommand(), soakCommand())
+	root.AddCommand(compareCommand(), capacityCommand(), phonesCommand(), replayCommand(), soakCommand())
 	return root
 }
