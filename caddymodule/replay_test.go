@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,9 +32,12 @@ type scriptedStore struct {
 	*script
 }
 
+// replies are how a store answers calls, one after the other; then all is well.
+type replies struct{ claim, settle, release []reply }
+
 // script is what a store does, and what was asked of it.
 type script struct {
-	claim, settle, release []reply // one after the other; then all is well
+	replies
 
 	mu    sync.Mutex
 	calls []string
@@ -47,8 +49,8 @@ type script struct {
 type reply struct {
 	second bool // the claim is another one's
 	err    error
-	hangs  bool // until the call's time is up
-	deaf   time.Duration
+	hangs  bool          // until the call's time is up
+	deaf   time.Duration // how long it answers nothing, whatever the call's time is
 }
 
 var (
@@ -69,12 +71,13 @@ func (s *scriptedStore) Provision(caddy.Context) error {
 	return nil
 }
 
-func (s *script) next(ctx context.Context, call, key string, ttl time.Duration, replies *[]reply) reply {
+// next answers a call.
+func (s *script) next(ctx context.Context, call, key string, ttl time.Duration, left *[]reply) reply {
 	s.mu.Lock()
 	s.calls, s.ttls, s.keys = append(s.calls, call), append(s.ttls, ttl), append(s.keys, key)
 	var r reply
-	if len(*replies) > 0 {
-		r, *replies = (*replies)[0], (*replies)[1:]
+	if len(*left) > 0 {
+		r, *left = (*left)[0], (*left)[1:]
 	}
 	s.mu.Unlock()
 	time.Sleep(r.deaf)
@@ -106,7 +109,7 @@ func (s *script) Release(ctx context.Context, key, _ string) error {
 func (s *script) asked() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return strings.Join(s.calls, " ")
+	return strings.Join(s.calls, ",")
 }
 
 // scripted makes s the store of the test's guards, and returns the config of one
@@ -124,7 +127,7 @@ type ending struct {
 	oz     roundTrip
 	fields string // of the handler
 	guard  string // fields of the guard
-	store  script
+	store  replies
 	body   func(leave func()) io.Reader // of the client; nil: a capsule
 
 	want   oz.Outcome // empty: nothing was decided
@@ -137,7 +140,7 @@ type ending struct {
 const buffered = `"capacity": {"slots": 1, "memory": 67108864}, `
 
 // late are the calls that give back what may have been claimed.
-func lately(n int) string { return strings.Repeat(" "+storeRelease, n) }
+func lately(n int) string { return strings.Repeat(","+storeRelease, n) }
 
 var (
 	isSuccess  = oz.Outcome{Decision: oz.Success}
@@ -167,32 +170,32 @@ func takes(then func(*http.Request) (*http.Response, error)) roundTrip {
 
 var endings = []ending{
 	// A decision makes the claim last.
-	{name: "success", oz: answers(201, success()), want: isSuccess, calls: "claim settle"},
-	{name: "declined", oz: answers(201, folderOf(oz.Declined)), want: oz.Outcome{Decision: oz.Declined}, calls: "claim settle"},
-	{name: "operator", oz: answers(201, folderOf(oz.OperatorRequired)), want: oz.Outcome{Decision: oz.OperatorRequired}, calls: "claim settle"},
-	{name: "failed", oz: answers(201, folderOf(oz.Failed)), want: oz.Outcome{Decision: oz.Failed, Reason: oz.AnalysisFailed}, calls: "claim settle"},
-	{name: "unknown words", oz: answers(201, testFolder("DONE", "SUCCESS", "SUCCESS", testShot)), want: oz.Outcome{Decision: oz.Failed, Reason: oz.StatusUnknown}, calls: "claim settle"},
-	{name: "refused by Oz", oz: answers(400, `{"error_code": 14}`), want: oz.Outcome{Decision: oz.Invalid, Reason: oz.Container}, status: 400, calls: "claim settle"},
-	{name: "require does not hold", oz: answers(201, success()), fields: requires, want: isBinding, status: 403, calls: "claim settle"},
-	{name: "faces match", oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), fields: matches, want: isSuccess, calls: "claim settle"},
-	{name: "faces do not match", oz: matching(answers(201, matched("DECLINED", "DECLINED"))), fields: matches, want: oz.Outcome{Decision: oz.Declined}, calls: "claim settle"},
+	{name: "success", oz: answers(201, success()), want: isSuccess, calls: "claim,settle"},
+	{name: "declined", oz: answers(201, folderOf(oz.Declined)), want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
+	{name: "operator", oz: answers(201, folderOf(oz.OperatorRequired)), want: oz.Outcome{Decision: oz.OperatorRequired}, calls: "claim,settle"},
+	{name: "failed", oz: answers(201, folderOf(oz.Failed)), want: oz.Outcome{Decision: oz.Failed, Reason: oz.AnalysisFailed}, calls: "claim,settle"},
+	{name: "unknown words", oz: answers(201, testFolder("DONE", "SUCCESS", "SUCCESS", testShot)), want: oz.Outcome{Decision: oz.Failed, Reason: oz.StatusUnknown}, calls: "claim,settle"},
+	{name: "refused by Oz", oz: answers(400, `{"error_code": 14}`), want: oz.Outcome{Decision: oz.Invalid, Reason: oz.Container}, status: 400, calls: "claim,settle"},
+	{name: "require does not hold", oz: answers(201, success()), fields: requires, want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "faces match", oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), fields: matches, want: isSuccess, calls: "claim,settle"},
+	{name: "faces do not match", oz: matching(answers(201, matched("DECLINED", "DECLINED"))), fields: matches, want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
 
 	// No decision gives it back.
-	{name: "unreachable", oz: fails(0, errors.New("no route")), want: unavailable(oz.Unreachable), status: 502, calls: "claim release"},
-	{name: "lost", oz: fails(7, io.ErrUnexpectedEOF), want: unavailable(oz.ConnectionLost), status: 502, calls: "claim release"},
+	{name: "unreachable", oz: fails(0, errors.New("no route")), want: unavailable(oz.Unreachable), status: 502, calls: "claim,release"},
+	{name: "lost", oz: fails(7, io.ErrUnexpectedEOF), want: unavailable(oz.ConnectionLost), status: 502, calls: "claim,release"},
 	{name: "timed out", oz: takes(func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
 		return nil, req.Context().Err()
-	}), want: unavailable(oz.Timeout), status: 504, calls: "claim release"},
-	{name: "overloaded", oz: answers(503, ""), want: unavailable(oz.Overloaded), status: 503, calls: "claim release"},
-	{name: "unauthorized", oz: answers(401, ""), want: unavailable(oz.Unauthorized), status: 502, calls: "claim release"},
-	{name: "too large for Oz", oz: answers(413, ""), want: unavailable(oz.TooLargeForOz), status: 502, calls: "claim release"},
-	{name: "an odd status", oz: answers(500, ""), want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim release"},
-	{name: "nonsense", oz: answers(201, "nonsense"), want: unavailable(oz.MalformedAnswer), status: 502, calls: "claim release"},
-	{name: "cut off", oz: answers(201, success()[:100]), want: unavailable(oz.MalformedAnswer), status: 502, calls: "claim release"},
-	{name: "the match is lost", oz: matching(answers(500, "")), fields: matches, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim release"},
-	{name: "the client leaves and ends it", oz: leavingOz, fields: `"client_gone": "cancel", `, body: leaving, status: statusClientGone, calls: "claim release"},
-	{name: "the client leaves and does not", oz: leavingOz, body: leaving, want: isSuccess, calls: "claim settle"},
+	}), want: unavailable(oz.Timeout), status: 504, calls: "claim,release"},
+	{name: "overloaded", oz: answers(503, ""), want: unavailable(oz.Overloaded), status: 503, calls: "claim,release"},
+	{name: "unauthorized", oz: answers(401, ""), want: unavailable(oz.Unauthorized), status: 502, calls: "claim,release"},
+	{name: "too large for Oz", oz: answers(413, ""), want: unavailable(oz.TooLargeForOz), status: 502, calls: "claim,release"},
+	{name: "an odd status", oz: answers(500, ""), want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release"},
+	{name: "nonsense", oz: answers(201, "nonsense"), want: unavailable(oz.MalformedAnswer), status: 502, calls: "claim,release"},
+	{name: "cut off", oz: answers(201, success()[:100]), want: unavailable(oz.MalformedAnswer), status: 502, calls: "claim,release"},
+	{name: "the match is lost", oz: matching(answers(500, "")), fields: matches, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release"},
+	{name: "the client leaves and ends it", oz: leavingOz, fields: `"client_gone": "cancel", `, body: leaving, status: statusClientGone, calls: "claim,release"},
+	{name: "the client leaves and does not", oz: leavingOz, body: leaving, want: isSuccess, calls: "claim,settle"},
 
 	// A capsule that never was whole is not claimed.
 	{name: "the client leaves before the end", oz: answers(201, success()), body: func(leave func()) io.Reader {
@@ -206,44 +209,44 @@ var endings = []ending{
 	}, status: 413, oz0: true},
 
 	// The second one is refused, whatever Oz says.
-	{name: "second", oz: answers(201, success()), store: script{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
-	{name: "second, and Oz refuses it", oz: answers(400, `{"error_code": 14}`), store: script{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
-	{name: "second, and Oz is lost", oz: fails(7, io.EOF), store: script{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
-	{name: "second, with faces", oz: matching(fails(0, errors.New("asked"))), fields: matches, store: script{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
-	{name: "lost in the meantime", oz: answers(201, success()), store: script{settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim settle release"},
-	{name: "lost in the meantime, allow", guard: allow, oz: answers(201, success()), store: script{settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim settle release"},
+	{name: "second", oz: answers(201, success()), store: replies{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
+	{name: "second, and Oz refuses it", oz: answers(400, `{"error_code": 14}`), store: replies{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
+	{name: "second, and Oz is lost", oz: fails(7, io.EOF), store: replies{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
+	{name: "second, with faces", oz: matching(fails(0, errors.New("asked"))), fields: matches, store: replies{claim: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim", oz0: true},
+	{name: "lost in the meantime", oz: answers(201, success()), store: replies{settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim,settle,release"},
+	{name: "lost in the meantime, allow", guard: allow, oz: answers(201, success()), store: replies{settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim,settle,release"},
 
 	// A store that fails.
-	{name: "claim fails", oz: answers(201, success()), store: script{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
-	{name: "claim hangs", oz: answers(201, success()), store: script{claim: []reply{{hangs: true}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
-	{name: "claim does not listen", oz: answers(201, success()), store: script{claim: []reply{{deaf: time.Minute}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
-	{name: "claim fails, and Oz, too", oz: answers(500, ""), store: script{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
-	{name: "claim fails, with faces", oz: matching(fails(0, errors.New("asked"))), fields: matches, store: script{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
-	{name: "claim fails, allow", guard: allow, oz: answers(201, success()), store: script{claim: []reply{{err: errStore}}}, want: isSuccess, calls: "claim settle"},
-	{name: "claim fails, allow, and Oz, too", guard: allow, oz: answers(500, ""), store: script{claim: []reply{{err: errStore}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim release"},
-	{name: "claim fails, allow, and it is another's", guard: allow, oz: answers(201, success()), store: script{claim: []reply{{err: errStore}}, settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim settle release"},
-	{name: "settle fails", oz: answers(201, success()), store: script{settle: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim settle", later: lately(4)},
-	{name: "settle hangs", oz: answers(201, success()), store: script{settle: []reply{{hangs: true}}}, want: hasNoStore, status: 503, calls: "claim settle", later: lately(4)},
-	{name: "settle of a refusal fails", oz: answers(201, folderOf(oz.Declined)), store: script{settle: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim settle", later: lately(4)},
-	{name: "settle fails, allow", guard: allow, oz: answers(201, success()), store: script{settle: []reply{{err: errStore}}}, want: isSuccess, calls: "claim settle"},
-	{name: "release fails", oz: answers(500, ""), store: script{release: []reply{{err: errStore}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim release", later: lately(4)},
-	{name: "release hangs", oz: answers(500, ""), store: script{release: []reply{{hangs: true}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim release", later: lately(4)},
+	{name: "claim fails", oz: answers(201, success()), store: replies{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
+	{name: "claim hangs", oz: answers(201, success()), store: replies{claim: []reply{{hangs: true}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
+	{name: "claim does not listen", oz: answers(201, success()), store: replies{claim: []reply{{deaf: time.Minute}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
+	{name: "claim fails, and Oz, too", oz: answers(500, ""), store: replies{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
+	{name: "claim fails, with faces", oz: matching(fails(0, errors.New("asked"))), fields: matches, store: replies{claim: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim", later: lately(4), oz0: true},
+	{name: "claim fails, allow", guard: allow, oz: answers(201, success()), store: replies{claim: []reply{{err: errStore}}}, want: isSuccess, calls: "claim,settle"},
+	{name: "claim fails, allow, and Oz, too", guard: allow, oz: answers(500, ""), store: replies{claim: []reply{{err: errStore}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release"},
+	{name: "claim fails, allow, and it is another's", guard: allow, oz: answers(201, success()), store: replies{claim: []reply{{err: errStore}}, settle: []reply{{second: true}}}, want: isReplayed, status: 409, calls: "claim,settle,release"},
+	{name: "settle fails", oz: answers(201, success()), store: replies{settle: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,settle", later: lately(4)},
+	{name: "settle hangs", oz: answers(201, success()), store: replies{settle: []reply{{hangs: true}}}, want: hasNoStore, status: 503, calls: "claim,settle", later: lately(4)},
+	{name: "settle of a refusal fails", oz: answers(201, folderOf(oz.Declined)), store: replies{settle: []reply{{err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,settle", later: lately(4)},
+	{name: "settle fails, allow", guard: allow, oz: answers(201, success()), store: replies{settle: []reply{{err: errStore}}}, want: isSuccess, calls: "claim,settle"},
+	{name: "release fails", oz: answers(500, ""), store: replies{release: []reply{{err: errStore}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release", later: lately(4)},
+	{name: "release hangs", oz: answers(500, ""), store: replies{release: []reply{{hangs: true}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release", later: lately(4)},
 
 	// A second key out of the folder.
-	{name: "also", guard: also, oz: answers(201, success()), want: isSuccess, calls: "claim claim settle settle"},
-	{name: "also, declined", guard: also, oz: answers(201, folderOf(oz.Declined)), want: oz.Outcome{Decision: oz.Declined}, calls: "claim settle"},
-	{name: "also, second", guard: also, oz: answers(201, success()), store: script{claim: []reply{{}, {second: true}}}, want: isReplayed, status: 409, calls: "claim claim settle"},
-	{name: "also, absent", guard: also, oz: answers(201, strings.Replace(success(), "event_session_id", "session", 1)), want: isBinding, status: 403, calls: "claim settle"},
-	{name: "also, empty", guard: also, oz: answers(201, strings.Replace(success(), "session-1", "", 1)), want: isBinding, status: 403, calls: "claim settle"},
-	{name: "also, an object", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `{"a": 1}`, 1)), want: isBinding, status: 403, calls: "claim settle"},
-	{name: "also, null", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `null`, 1)), want: isBinding, status: 403, calls: "claim settle"},
-	{name: "also, true", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `true`, 1)), want: isBinding, status: 403, calls: "claim settle"},
-	{name: "also, a number", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `7`, 1)), want: isSuccess, calls: "claim claim settle settle"},
-	{name: "also fails", guard: also, oz: answers(201, success()), store: script{claim: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim claim", later: lately(8)},
-	{name: "also fails, allow", guard: also + allow, oz: answers(201, success()), store: script{claim: []reply{{}, {err: errStore}}}, want: isSuccess, calls: "claim claim settle settle"},
-	{name: "also, its settle fails", guard: also, oz: answers(201, success()), store: script{settle: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim claim settle settle", later: lately(8)},
-	{name: "also, with faces that do not match", guard: also, fields: matches, oz: matching(answers(201, matched("DECLINED", "DECLINED"))), want: oz.Outcome{Decision: oz.Declined}, calls: "claim settle"},
-	{name: "also, with faces that match", guard: also, fields: matches, oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), want: isSuccess, calls: "claim claim settle settle"},
+	{name: "also", guard: also, oz: answers(201, success()), want: isSuccess, calls: "claim,claim,settle,settle"},
+	{name: "also, declined", guard: also, oz: answers(201, folderOf(oz.Declined)), want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
+	{name: "also, second", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {second: true}}}, want: isReplayed, status: 409, calls: "claim,claim,settle"},
+	{name: "also, absent", guard: also, oz: answers(201, strings.Replace(success(), "event_session_id", "session", 1)), want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "also, empty", guard: also, oz: answers(201, strings.Replace(success(), "session-1", "", 1)), want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "also, an object", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `{"a": 1}`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "also, null", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `null`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "also, true", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `true`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
+	{name: "also, a number", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `7`, 1)), want: isSuccess, calls: "claim,claim,settle,settle"},
+	{name: "also fails", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,claim", later: lately(8)},
+	{name: "also fails, allow", guard: also + allow, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: isSuccess, calls: "claim,claim,settle,settle"},
+	{name: "also, its settle fails", guard: also, oz: answers(201, success()), store: replies{settle: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,claim,settle,settle", later: lately(8)},
+	{name: "also, with faces that do not match", guard: also, fields: matches, oz: matching(answers(201, matched("DECLINED", "DECLINED"))), want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
+	{name: "also, with faces that match", guard: also, fields: matches, oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), want: isSuccess, calls: "claim,claim,settle,settle"},
 }
 
 // leavingOz takes the capsule, and its client leaves.
@@ -286,7 +289,7 @@ func TestHowAnAttemptEnds(t *testing.T) {
 }
 
 func (e ending) test(t *testing.T, capacity string) {
-	store := &script{claim: slices.Clone(e.store.claim), settle: slices.Clone(e.store.settle), release: slices.Clone(e.store.release)}
+	store := &script{replies: e.store}
 	asked := 0
 	oz := func(req *http.Request) (*http.Response, error) {
 		asked++
@@ -317,7 +320,7 @@ func (e ending) test(t *testing.T, capacity string) {
 		t.Errorf("counted as first: %v", counted)
 	}
 	time.Sleep(time.Minute)
-	if got, want := store.asked(), strings.TrimSpace(e.calls+e.later); got != want {
+	if got, want := store.asked(), e.calls+e.later; got != want {
 		t.Errorf("the store was asked to %q, want %q", got, want)
 	}
 	for i, call := range store.calls {
@@ -375,7 +378,7 @@ func TestReplayNoSlot(t *testing.T) {
 		if w := h.posted(t, noApp(t), "second"); w.Code != 503 {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
-		if got := store.asked(); got != "claim claim release" || store.keys[1] != store.keys[2] {
+		if got := store.asked(); got != "claim,claim,release" || store.keys[1] != store.keys[2] {
 			t.Errorf("the store was asked to %s", got)
 		}
 		close(free)
@@ -396,7 +399,7 @@ func TestReplayPanic(t *testing.T) {
 		}()
 		app.match(t, h)
 	}()
-	if got := store.asked(); got != "claim release" {
+	if got := store.asked(); got != "claim,release" {
 		t.Errorf("the store was asked to %s", got)
 	}
 }

@@ -126,6 +126,14 @@ func (r *redisServer) keys(t testing.TB) []string {
 	return keys
 }
 
+// life returns how long a key lives from now on.
+func (r *redisServer) life(t testing.TB, key string) time.Duration {
+	t.Helper()
+	left, err := r.client(t).PTTL(t.Context(), key).Result()
+	check(t, err)
+	return left
+}
+
 // awaitEmpty returns when it has no key any more, at the latest after limit.
 func (r *redisServer) awaitEmpty(t testing.TB, limit time.Duration) {
 	t.Helper()

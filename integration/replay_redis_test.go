@@ -89,7 +89,7 @@ func TestReplayRedisHolds(t *testing.T) {
 		t.Fatalf("a capsule and its session left %q", keys)
 	}
 	for _, key := range keys {
-		left := time.Duration(r.do(t, "PTTL", key).(int64)) * time.Millisecond
+		left := r.life(t, key)
 		if !strings.HasPrefix(key, "oz_instant:replay:") || len(key) != len("oz_instant:replay:")+43 || left > 15*time.Minute || left < 14*time.Minute {
 			t.Errorf("%s lives for %v", key, left)
 		}
@@ -229,7 +229,7 @@ func TestReplayGatewayKilled(t *testing.T) {
 	}
 	one.killed(t)
 	one.oz.fault(t, "")
-	left := time.Duration(r.do(t, "PTTL", r.keys(t)[0]).(int64)) * time.Millisecond
+	left := r.life(t, r.keys(t)[0])
 	if most := 2*500*time.Millisecond + 5*time.Second; left <= 0 || left > most {
 		t.Errorf("the claim lives for %v, want at most %v", left, most)
 	}
