@@ -21,7 +21,7 @@ func init() {
 // process: for several gateways, or for claims that outlive a restart, use the
 // `redis` store.
 type ReplayMemory struct {
-	// How many claims are remembered at most; a claim takes about 250 bytes.
+	// How many claims are remembered at most; a claim takes about 200 bytes.
 	// When there are more, those that would end first go, which usually are the
 	// oldest, and a warning is logged: a capsule that was forgotten can count
 	// again. Handlers share one memory, whose limit is the largest of theirs.

@@ -270,3 +270,25 @@ func TestReplayTwoGateways(t *testing.T) {
 		t.Errorf("the app got %d requests for 40 capsules", n)
 	}
 }
+
+// TestReplayReloadInProgress promises that a reload that goes to another Redis leaves capsules in progress the one that they began with.
+func TestReplayReloadInProgress(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	x := startChain(t, sandbox.Options{ReuseTokens: true, AnalysisTime: time.Second}, guardedSite, withRedis("redis://"+r.Addr)...)
+	c := x.client(t, "h1")
+	answers := make(chan answer, 2)
+	for _, path := range []string{"/verify", "/buffered"} {
+		go func() { answers <- c.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 300_000})) }()
+	}
+	x.oz.await(t, func(s sandbox.Stats) bool { return s.Open == 2 })
+	check(t, x.Reload(strings.ReplaceAll(guardedSite, "{$STORE:memory}", "redis redis://"+r.Addr+"/1")))
+	for range 2 {
+		if a := <-answers; a.Status != 200 {
+			t.Errorf("got %d %s", a.Status, a.Body)
+		}
+	}
+	if n := r.do(t, "DBSIZE"); n != int64(2) {
+		t.Errorf("the Redis that they began with has %v claims", n)
+	}
+}

@@ -26,6 +26,10 @@ const (
 
 	// idleTime is how long a connection is kept that nobody uses.
 	idleTime = 5 * time.Minute
+
+	// lingerTime is how long an unused connection can be used on: longer than
+	// most attempts take.
+	lingerTime = 10 * time.Minute
 )
 
 // connection is a client of one Redis, which all modules with the same URL share.
@@ -80,8 +84,13 @@ func (c *connection) close() error {
 	return err
 }
 
-// Destruct implements caddy.Destructor.
-func (c *connection) Destruct() error { return c.Close() }
+// Destruct implements caddy.Destructor. Capsules in progress may still need
+// the connection after a reload, such as one with another password: Caddy cleans
+// up the old config without waiting for them.
+func (c *connection) Destruct() error {
+	time.AfterFunc(lingerTime, func() { _ = c.Close() }) // nobody is left to be told
+	return nil
+}
 
 // plain returns err without what the server said: Redis quotes the arguments of
 // commands that it refuses, and with them keys and owners.
