@@ -1,0 +1,169 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule"
+)
+
+// startServer runs a real Redis until the test ends, and returns its URL.
+func startServer(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("redis-server")
+	switch {
+	case err != nil && os.Getenv("OZ_ALL_TESTS") != "":
+		t.Fatal(err)
+	case err != nil:
+		t.Skip(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().(*net.TCPAddr)
+	l.Close()
+	cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", strconv.Itoa(addr.Port), "--dir", t.TempDir(), "--save", "")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for begun := time.Now(); ; {
+		conn, err := net.Dial("tcp", addr.String())
+		if err == nil {
+			conn.Close()
+			return "redis://" + addr.String()
+		}
+		if time.Since(begun) > 20*time.Second {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// newStore loads a store that ends with the test.
+func newStore(t *testing.T, url string) *Replay {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	s := &Replay{URL: url}
+	if err := s.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Cleanup() })
+	return s
+}
+
+// A claim is its owner's until it ends, is released or settled; all of it by
+// comparing the owner, also when the server has forgotten the scripts.
+func TestClaims(t *testing.T) {
+	s := newStore(t, startServer(t))
+	ctx := t.Context()
+	life := func(key string) time.Duration {
+		t.Helper()
+		left, err := s.conn.PTTL(ctx, prefix+key).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return left
+	}
+	claim := func(key, owner string, want bool) {
+		t.Helper()
+		if first, err := s.Claim(ctx, key, owner, time.Minute); first != want || err != nil {
+			t.Errorf("%s claims %s: %v %v", owner, key, first, err)
+		}
+	}
+	settle := func(key, owner string, want error) {
+		t.Helper()
+		if err := s.Settle(ctx, key, owner, time.Hour); !errors.Is(err, want) {
+			t.Errorf("%s settles %s: %v", owner, key, err)
+		}
+	}
+	release := func(key, owner string) {
+		t.Helper()
+		if err := s.Release(ctx, key, owner); err != nil {
+			t.Error(err)
+		}
+	}
+	claim("a", "x", true)
+	if left := life("a"); left <= 50*time.Second || left > time.Minute {
+		t.Errorf("it lives for %v", left)
+	}
+	claim("a", "y", false)
+	release("a", "y")
+	claim("a", "y", false)
+	claim("a", "x", true) // by a call that is repeated
+	release("a", "x")
+	claim("a", "y", true)
+	settle("a", "x", caddymodule.ErrClaimed)
+	if left := life("a"); left > time.Minute {
+		t.Errorf("another one has made it live for %v", left)
+	}
+	settle("a", "y", nil)
+	claim("a", "y", true) // a late repetition
+	if left := life("a"); left <= 50*time.Minute || left > time.Hour {
+		t.Errorf("it lives for %v", left)
+	}
+	if err := s.conn.ScriptFlush(ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	settle("b", "x", nil) // made anew
+	claim("b", "y", false)
+	if err := s.conn.ScriptFlush(ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	release("b", "x")
+	claim("b", "y", true)
+	if first, err := s.Claim(ctx, "c", "x", 50*time.Millisecond); !first || err != nil {
+		t.Error(first, err)
+	}
+	for life("c") > 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	claim("c", "y", true)
+	settle("c", "x", caddymodule.ErrClaimed)
+}
+
+// A call ends with its context, whatever the server does.
+func TestCallsEnd(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() }) // it accepts, in the kernel, and never answers
+	for _, url := range []string{
+		"redis://" + silent.Addr().String(), "rediss://" + silent.Addr().String(),
+		"redis+sentinel://" + silent.Addr().String() + "/claims", "redis+cluster://" + silent.Addr().String(),
+	} {
+		t.Run(url[:14], func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, url)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			if first, err := s.Claim(ctx, "key", "owner", time.Minute); first || err == nil {
+				t.Errorf("%v %v", first, err)
+			}
+			if err := s.Settle(ctx, "key", "owner", time.Minute); err == nil || errors.Is(err, caddymodule.ErrClaimed) {
+				t.Error(err)
+			}
+			if err := s.Release(ctx, "key", "owner"); err == nil {
+				t.Error("released")
+			}
+			if took := time.Since(start); took > 900*time.Millisecond { // the client's own times are a second
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
