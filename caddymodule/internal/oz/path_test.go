@@ -246,3 +246,35 @@ func TestStripIsNotQuadratic(t *testing.T) {
 		t.Errorf("%d bytes were copied for each element", perElement)
 	}
 }
+
+// Text is the one value that there is, or nothing.
+func TestPathText(t *testing.T) {
+	for _, tc := range []struct{ path, doc, want string }{
+		{"a", `{"a": "x"}`, "x"},
+		{"a", `{"a": "x\u0041"}`, "xA"},
+		{"a", `{"a": 7}`, "7"},
+		{"a", `{"a": 0}`, "0"},
+		{"a.1.b", `{"a": [0, {"b": "x"}]}`, "x"},
+		{"a", `{"b": "x"}`, ""},
+		{"a", `{"a": ""}`, ""},
+		{"a", `{"a": null}`, ""},
+		{"a", `{"a": true}`, ""},
+		{"a", `{"a": false}`, ""},
+		{"a", `{"a": ["x"]}`, ""},
+		{"a", `{"a": {"b": "x"}}`, ""},
+		{"a", `{"a": "x", "a": "x"}`, ""},
+		{"a.#", `{"a": ["x", "y"]}`, ""},
+		{"a.b", `{"a": "x"}`, ""},
+		{"a", `["x"]`, ""},
+	} {
+		if got, ok := mustPath(t, tc.path).Text([]byte(tc.doc)); got != tc.want || ok != (tc.want != "") {
+			t.Errorf("%s in %s: %q %v, want %q", tc.path, tc.doc, got, ok, tc.want)
+		}
+	}
+	if _, ok := (Path{}).Text([]byte(`"x"`)); ok {
+		t.Error("no path selects a value")
+	}
+	if !mustPath(t, "a.0.b").Single() || mustPath(t, "a.#.b").Single() {
+		t.Error("only a path with # selects several")
+	}
+}
