@@ -161,8 +161,8 @@ func (m *metrics) decided(res *Result, total time.Duration) {
 	m.capsuleBytes.Observe(float64(res.upload.Bytes))
 }
 
-// storeCalled counts a call of the replay guard's store. That a claim is
-// another's is no failure.
+// storeCalled counts a call of the replay guard's store. A claim of
+// another attempt isn't a failure.
 func (m *metrics) storeCalled(name string, took time.Duration, err error) {
 	m.storeTime.WithLabelValues(name).Observe(took.Seconds())
 	if err != nil && !errors.Is(err, ErrClaimed) {

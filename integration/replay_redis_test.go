@@ -29,12 +29,17 @@ func (x *chain) assertCountsOnce(t testing.TB, path string) {
 	x.assertReplayed(t, c, path, capsule)
 }
 
+// account has the rights that are documented, and more, and nobody else has any.
+func account(more string) []string {
+	rights := strings.Fields("-@all +set +get +del +eval +evalsha ~oz_instant:replay:* " + more)
+	return slices.Concat([]string{"--user", "oz", "on", ">" + redisSecret}, rights, []string{"--user", "default", "off"})
+}
+
 // TestReplayRedis promises that every way to a Redis that is documented works, with no more rights than are documented, and that the
 // store gets digests with a time to live and nothing else.
 func TestReplayRedis(t *testing.T) {
 	t.Parallel()
 	cert := testCert(t)
-	rights := strings.Fields("-@all +set +get +del +eval +evalsha ~oz_instant:replay:*")
 	for name, test := range map[string]struct {
 		args []string
 		url  string // %s is the address
@@ -42,7 +47,8 @@ func TestReplayRedis(t *testing.T) {
 		"plain":       {nil, "redis://%s"},
 		"a database":  {nil, "redis://%s/3"},
 		"a password":  {[]string{"--requirepass", redisSecret}, "redis://:{env.REDIS_PASSWORD}@%s"},
-		"an account":  {slices.Concat([]string{"--user", "oz", "on", ">" + redisSecret}, rights, []string{"--user", "default", "off"}), "redis://oz:{env.REDIS_PASSWORD}@%s"},
+		"an account":  {account(""), "redis://oz:{env.REDIS_PASSWORD}@%s"},
+		"both":        {account("+select"), "redis://oz:{env.REDIS_PASSWORD}@%s/3"},
 		"all of it":   {nil, "{env.REDIS_URL}"},
 		"in the open": {[]string{"--requirepass", "plain%text"}, "redis://:plain%%25text@%s"},
 		"TLS": {[]string{"--tls-port", "PORT", "--port", "0", "--tls-cert-file", cert.certFile, "--tls-key-file", cert.keyFile,
@@ -106,7 +112,11 @@ func TestReplayCluster(t *testing.T) {
 	r := startRedis(t, "--cluster-enabled", "yes")
 	r.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 	r.await(t, "Cluster state changed: ok")
-	x := startChain(t, anyOf, guardedSite, withRedis("redis+cluster://"+r.Addr)...)
+	rights := account("+cluster|slots")
+	for _, right := range rights[3 : len(rights)-3] {
+		r.do(t, "ACL", "SETUSER", "oz", "on", right)
+	}
+	x := startChain(t, anyOf, guardedSite, withRedis("redis+cluster://oz:{env.REDIS_PASSWORD}@"+r.Addr)...)
 	x.assertCountsOnce(t, "/verify")
 }
 

@@ -29,8 +29,8 @@ const (
 	sentinelPort = "26379"
 )
 
-// errForm says what a URL has to look like. It quotes nothing: there may be a
-// password in it.
+// errForm says how a URL must look. It quotes nothing: there may be a password
+// in it.
 var errForm = errors.New("redis: invalid URL (want redis://[[<user>]:<password>@]<host>[:<port>][/<database>]; rediss for TLS; redis+sentinel://<sentinels>/<name>, redis+cluster://<nodes>)")
 
 // checkURL checks as much of a URL as can be seen before its placeholders are

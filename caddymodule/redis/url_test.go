@@ -125,7 +125,7 @@ type serverError string
 func (e serverError) Error() string { return string(e) }
 func (serverError) RedisError()     {}
 
-// What Redis says of a command is told without its arguments.
+// Errors of Redis are told without the arguments that it quotes.
 func TestErrorsQuoteNothing(t *testing.T) {
 	for err, want := range map[error]string{
 		serverError("ERR unknown command 'SET', with args beginning with: 'oz_instant:replay:secret'"): "redis: it answered ERR",

@@ -32,7 +32,7 @@ func TestReplayVerdict(t *testing.T) {
 	}
 }
 
-// What a client got is sorted by what the app saw.
+// Answers are sorted by what the app saw.
 func TestReplayNotes(t *testing.T) {
 	ok, replayed, broken := response{status: 200}, response{status: 409, problem: true}, response{err: errLeft}
 	for name, test := range map[string]struct {
