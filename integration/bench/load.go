@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
@@ -47,10 +48,12 @@ func (p protocol) client() *http.Client {
 	}}
 }
 
-// load is a number of clients that post one capsule over and over, each on a connection that it keeps.
+// load is a number of clients that post one capsule after the other, each on a connection that it keeps. Capsules differ in their
+// first bytes: to a replay guard each is new.
 type load struct {
 	url      string
 	capsule  []byte
+	posted   atomic.Uint64
 	protocol protocol
 	clients  []*http.Client
 }
@@ -89,10 +92,14 @@ func (l *load) run(ctx context.Context, capsules int) error {
 }
 
 func (l *load) post(ctx context.Context, client *http.Client) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, bytes.NewReader(l.capsule))
+	stamp := binary.BigEndian.AppendUint64(nil, l.posted.Add(1))
+	stamp = stamp[:min(len(stamp), len(l.capsule))]
+	body := io.MultiReader(bytes.NewReader(stamp), bytes.NewReader(l.capsule[len(stamp):]))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, body)
 	if err != nil {
 		return err
 	}
+	req.ContentLength = int64(len(l.capsule))
 	req.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := client.Do(req)
 	if err != nil {

@@ -5,19 +5,23 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
 
 func TestLoadPostsAsManyAsItWasTold(t *testing.T) {
 	var got atomic.Int64
+	var seen sync.Map // a replay guard must find each new
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if body, _ := io.ReadAll(r.Body); string(body) == "capsule" && r.URL.Path == verifyPath && r.Header.Get("Content-Type") == "application/octet-stream" {
+		body, _ := io.ReadAll(r.Body)
+		_, again := seen.LoadOrStore(string(body), true)
+		if !again && len(body) == 15 && strings.HasSuffix(string(body), "capsule") && r.ContentLength == 15 && r.URL.Path == verifyPath && r.Header.Get("Content-Type") == "application/octet-stream" {
 			got.Add(1)
 		}
 	}))
 	defer server.Close()
-	l := newLoad(server.URL, []byte("capsule"), 8, h1)
+	l := newLoad(server.URL, []byte("12345678capsule"), 8, h1)
 	defer l.close()
 	for _, n := range []int{1, 7, 20} {
 		got.Store(0)
