@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,11 +100,39 @@ func TestReplayRedisHolds(t *testing.T) {
 		if !strings.HasPrefix(key, "oz_instant:replay:") || len(key) != len("oz_instant:replay:")+43 || left > 15*time.Minute || left < 14*time.Minute {
 			t.Errorf("%s lives for %v", key, left)
 		}
+		if owner := r.do(t, "GET", key).(string); !regexp.MustCompile(`^[A-Z2-7]{26}$`).MatchString(owner) {
+			t.Errorf("%s has the value %q", key, owner)
+		}
 		if line := x.logLines(having(strings.TrimPrefix(key, "oz_instant:replay:"))); len(line) > 0 {
 			t.Errorf("the log has the digest: %s", line[0])
 		}
 	}
 	x.waitForLog(t, having("maxmemory-policy noeviction"), withField("level", "warn"))
+}
+
+// TestReplayRedisRefuses promises that a Redis that refuses the account, or a command, is told from one that is down, and that no
+// secret and no digest is told with it.
+func TestReplayRedisRefuses(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, "--requirepass", "another "+redisSecret)
+	x := startChain(t, anyOf, guardedSite, withRedis("redis://:{env.REDIS_PASSWORD}@"+r.Addr)...)
+	x.waitForLog(t, having("WRONGPASS"), withField("level", "warn"))
+	c := x.client(t, "h1")
+	for _, path := range []string{"/verify", "/buffered"} {
+		j := x.observe(t, func() answer { return c.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{})) })
+		noStore.assert(t, j, "")
+		if !strings.Contains(j.decided[0].Get("error").Str, "WRONGPASS") {
+			t.Errorf("logged: %s", j.decided[0])
+		}
+	}
+	full := startRedis(t, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
+	y := startChain(t, anyOf, guardedSite, withRedis("redis://"+full.Addr)...)
+	j := y.observe(t, func() answer { return y.client(t, "h1").post(t, "/verify", y.oz.Capsule(sandbox.CapsuleSpec{})) })
+	noStore.assert(t, j, "")
+	if !strings.Contains(j.decided[0].Get("error").Str, "OOM") {
+		t.Errorf("logged: %s", j.decided[0])
+	}
+	x.assertNoCanary(t, []byte(redisSecret))
 }
 
 // TestReplayCluster promises that a cluster works, and TestReplayFailover a Sentinel.
