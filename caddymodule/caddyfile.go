@@ -52,6 +52,12 @@ func init() {
 //	        wait   <duration>
 //	        memory <size>
 //	    }
+//	    replay_guard    [memory|redis <url>|<store> ...] {
+//	        window   <duration>
+//	        also     <path>
+//	        on_error refuse|allow
+//	        <options of the store...>
+//	    }
 //	    seal {
 //	        audience <aud>
 //	        issuer   <iss>
@@ -59,12 +65,6 @@ func init() {
 //	        lifetime <duration>
 //	        key      <file...>
 //	        jwks     <path>
-//	    }
-//	    replay_guard    [memory|redis <url>|<store> ...] {
-//	        window   <duration>
-//	        also     <path>
-//	        on_error refuse|allow
-//	        <options of the store...>
 //	    }
 //	    client_gone     finish|cancel
 //	    biometry {
@@ -226,8 +226,8 @@ func (p *parser) options() map[string]parseFunc {
 		"handle_decision": p.parseHandleDecision,
 		"biometry":        p.parseBiometry,
 		"capacity":        p.parseCapacity,
-		"seal":            p.parseSeal,
 		"replay_guard":    p.parseReplayGuard,
+		"seal":            p.parseSeal,
 	}
 }
 
@@ -466,19 +466,6 @@ func (p *parser) parseCapacity(d *caddyfile.Dispenser) error {
 	})
 }
 
-func (p *parser) parseSeal(d *caddyfile.Dispenser) error {
-	s := new(Seal)
-	p.handler.Seal = s
-	return p.block(d, map[string]parseFunc{
-		"audience": textOption(&s.Audience),
-		"issuer":   textOption(&s.Issuer),
-		"subject":  textOption(&s.Subject),
-		"lifetime": durationOption(&s.Lifetime),
-		"key":      textsOption(&s.Key),
-		"jwks":     textOption(&s.JWKS),
-	})
-}
-
 // parseReplayGuard parses the guard's own options. The store's name, its
 // arguments and what else is in the block are for the module of that name.
 func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
@@ -550,6 +537,19 @@ func (p *parser) withoutOwn(segment caddyfile.Segment, name string, own map[stri
 	}
 	rest = append(caddyfile.Segment{segment[head]}, rest...)
 	return args, append(rest, segment[len(segment)-1]), nil
+}
+
+func (p *parser) parseSeal(d *caddyfile.Dispenser) error {
+	s := new(Seal)
+	p.handler.Seal = s
+	return p.block(d, map[string]parseFunc{
+		"audience": textOption(&s.Audience),
+		"issuer":   textOption(&s.Issuer),
+		"subject":  textOption(&s.Subject),
+		"lifetime": durationOption(&s.Lifetime),
+		"key":      textsOption(&s.Key),
+		"jwks":     textOption(&s.JWKS),
+	})
 }
 
 // parseHandleDecision parses decisions and routes. ParseSegmentAsSubroute takes

@@ -145,11 +145,12 @@ type Handler struct {
 	// Default: no limit.
 	Capacity *Capacity `json:"capacity,omitempty"`
 
-	// A signed proof of the decision for the app. Default: none.
-	Seal *Seal `json:"seal,omitempty"`
 	// Makes a capsule count once. Default: none; only Oz looks for capsules
 	// that were used before.
 	ReplayGuard *ReplayGuard `json:"replay_guard,omitempty"`
+
+	// A signed proof of the decision for the app. Default: none.
+	Seal *Seal `json:"seal,omitempty"`
 
 	// What a client that leaves ends. `finish`: only an unfinished upload; once
 	// the capsule is complete it is analysed and the app gets the decision, and
@@ -372,13 +373,13 @@ func (h *Handler) setDefaults() {
 		setDefault(&b.Tag, defaultTag)
 		setDefault(&b.MaxReference, defaultMaxReference)
 	}
+	if h.ReplayGuard != nil {
+		h.ReplayGuard.setDefaults()
+	}
 	if s := h.Seal; s != nil {
 		setDefault(&s.Issuer, defaultIssuer)
 		setDefault(&s.Lifetime, defaultLifetime)
 		setDefault(&s.JWKS, defaultJWKS)
-	}
-	if h.ReplayGuard != nil {
-		h.ReplayGuard.setDefaults()
 	}
 	if c := h.Capacity; c != nil {
 		setDefault(&c.Wait, defaultWait)
@@ -448,8 +449,8 @@ func (h *Handler) Validate() error {
 	for _, err := range []error{
 		h.Config.Validate(), h.validateNumbers(), h.validateWords(), h.SessionToken.validate(h.MatcherSetsRaw),
 		validateRequirements(h.Require), validateDecisions(h.Pass, h.HandleDecision), h.Biometry.validate(), h.Capacity.validate(h.MaxCapsule),
-		h.Seal.validate(h.MatcherSetsRaw, h.SessionToken),
 		h.ReplayGuard.validate(),
+		h.Seal.validate(h.MatcherSetsRaw, h.SessionToken),
 	} {
 		if err != nil {
 			return err

@@ -40,8 +40,8 @@
 //	problem.go       refusals
 //	sessiontoken.go  session tokens
 //	facematch.go     the reference photo and the second call
-//	seal.go          the signed proof of a decision
 //	replay.go        a capsule counts once; replaymemory.go its store in memory
+//	seal.go          the signed proof of a decision
 //	metrics.go       Prometheus collectors
 //	command.go       caddy oz-instant; command_attack.go has its largest subcommand
 //

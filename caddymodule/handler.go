@@ -43,13 +43,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionRoutes(ctx); err != nil {
 		return err
 	}
+	if err := h.ReplayGuard.provision(ctx, h); err != nil {
+		return err
+	}
 	if err := h.provisionSeal(ctx); err != nil {
 		return err
 	}
 	if err := h.joinSite(ctx); err != nil {
-		return err
-	}
-	if err := h.ReplayGuard.provision(ctx, h); err != nil {
 		return err
 	}
 	return h.provisionOz(ctx)
