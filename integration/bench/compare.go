@@ -29,7 +29,7 @@ var cpuCases = []cpuCase{
 	{"cpu-small", ozInstant, 200_000, h1, 4, 1},
 	{"cpu-tls-h1", ozInstant, 2 << 20, h1TLS, 1, 1},
 	{"cpu-tls-h2", ozInstant, 2 << 20, h2TLS, 1, 1},
-	{"cpu-trust", ozInstantTrust, 2 << 20, h1, 1, 1.25},
+	{"cpu-trust", ozInstantTrust, 2 << 20, h1, 2, 1.25},
 }
 
 const (

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/minio/highwayhash"
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"github.com/zeebo/blake3"
@@ -324,7 +325,9 @@ func (p *replayPart) again(ctx context.Context, u upload) {
 // noteDecided counts a capsule that is still refused. That is right if its gateway had decided it: the claim lasts then.
 func (p *replayPart) noteDecided(ctx context.Context, capsule []byte) {
 	digest := make([]byte, 32)
-	blake3.DeriveKey("oz_instant 2026-11-25 replay guard, capsule", capsule, digest)
+	blake3.DeriveKey("oz_instant 2026-11-25 replay guard, bytes of a capsule", nil, digest)
+	sum := highwayhash.Sum(capsule, digest)
+	blake3.DeriveKey("oz_instant 2026-11-25 replay guard, capsule", sum[:], digest)
 	left, err := p.store.PTTL(ctx, "oz_instant:replay:"+base64.RawURLEncoding.EncodeToString(digest)).Result()
 	p.mu.Lock()
 	defer p.mu.Unlock()
