@@ -50,13 +50,21 @@ func assertNowhere(t testing.TB, places map[string][]byte, secrets [][]byte) {
 // files returns all files in the Caddy's home, which is also its folder for temporary files, but those of the harness.
 func (p *caddyProc) files(t testing.TB) map[string][]byte {
 	t.Helper()
+	files := filesIn(t, p.dir)
+	delete(files, "the file /Caddyfile")
+	return files
+}
+
+// filesIn returns all files in a folder.
+func filesIn(t testing.TB, folder string) map[string][]byte {
+	t.Helper()
 	files := map[string][]byte{}
-	err := filepath.WalkDir(p.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Base(path) == "Caddyfile" {
+	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
 			return err
 		}
 		content, err := os.ReadFile(path)
-		files["the file "+strings.TrimPrefix(path, p.dir)] = content
+		files["the file "+strings.TrimPrefix(path, folder)] = content
 		return err
 	})
 	check(t, err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
@@ -36,6 +37,9 @@ const privacySite = `{
 			slots 2
 			memory 8MiB
 		}
+		replay_guard {$STORE} {
+			also meta_data.event_session_id
+		}
 		seal {
 			audience app
 			subject {http.request.header.User}
@@ -55,6 +59,23 @@ const privacySite = `{
 // open, neither in the middle of an upload or an analysis nor afterwards.
 func testPrivacy(t *testing.T) {
 	t.Parallel()
+	assertPrivacy(t, "memory")
+}
+
+// TestPrivacyInRedis promises the same of all that a Redis is told to keep: it writes every command down.
+func TestPrivacyInRedis(t *testing.T) {
+	t.Parallel()
+	redis := startRedis(t, "--appendonly", "yes")
+	secrets := assertPrivacy(t, "redis redis://"+redis.Addr)
+	written := filesIn(t, redis.dir)
+	if keys := redis.keys(t); len(keys) == 0 || !strings.Contains(fmt.Sprintf("%s", written), keys[0]) {
+		t.Errorf("of %q nothing was written down", keys)
+	}
+	assertNowhere(t, written, secrets)
+}
+
+func assertPrivacy(t *testing.T, store string) (secrets [][]byte) {
+	t.Helper()
 	const (
 		accessToken = "canary-access-token-0123456789"
 		transaction = "canary-transaction-0123456789"
@@ -64,12 +85,12 @@ func testPrivacy(t *testing.T) {
 	payload := bytes.Repeat([]byte("canary \x00\xff of a capsule, in plain sight; "), 2000)
 	seal := keyFile(t, "PRIVATE KEY", ecKey(t, elliptic.P256()))
 	x := startChain(t, sandbox.Options{AccessToken: accessToken, BestShotSize: 100_000}, privacySite,
-		withEnv("OZ_TOKEN", accessToken), withEnv("SEAL_KEY", seal),
+		withEnv("OZ_TOKEN", accessToken), withEnv("SEAL_KEY", seal), withEnv("STORE", store),
 		withEnv("OTEL_TRACES_EXPORTER", "console"), withEnv("OTEL_METRICS_EXPORTER", "none"), withEnv("OTEL_LOGS_EXPORTER", "none"),
 		withEnv("OTEL_BSP_SCHEDULE_DELAY", "50"))
 	text, err := os.ReadFile(seal)
 	check(t, err)
-	secrets := [][]byte{payload[:40], []byte(accessToken), []byte(transaction), []byte(password), []byte(person), bytes.Split(text, []byte("\n"))[1]}
+	secrets = [][]byte{payload[:40], []byte(accessToken), []byte(transaction), []byte(password), []byte(person), bytes.Split(text, []byte("\n"))[1]}
 
 	c := x.client(t, "h2")
 	answers := map[string][]byte{}
@@ -82,7 +103,7 @@ func testPrivacy(t *testing.T) {
 	}
 	capsule := func(session string) []byte {
 		return x.oz.Capsule(sandbox.CapsuleSpec{
-			SessionToken: session, Payload: payload, EventSession: "s", Meta: map[string]string{"transaction_id": transaction, "person": person},
+			SessionToken: session, Payload: payload, Meta: map[string]string{"transaction_id": transaction, "person": person},
 		})
 	}
 	send := func(name, fault string, body io.Reader, more ...string) answer {
@@ -126,4 +147,5 @@ func testPrivacy(t *testing.T) {
 	assertNowhere(t, answers, secrets)
 	x.waitForLogs(t, len(answers), having(`"Name":"gateway"`))
 	x.assertNoCanary(t, secrets...)
+	return secrets
 }
