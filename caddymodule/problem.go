@@ -184,7 +184,7 @@ func problemFor(r oz.Reason, missing string, report ozclient.Report) *problem {
 	if !ok {
 		row = reasonProblems[oz.UnexpectedStatus]
 	}
-	if report.NoUpstream {
+	if report.NoUpstream && r == oz.Unreachable {
 		row.status = http.StatusServiceUnavailable
 	}
 	p := newProblem(string(r), row.status, row.title, missing+row.detail)
@@ -220,7 +220,7 @@ func (h *Handler) problem(res *Result) *problem {
 	if res.verdict.Decision == oz.Unavailable {
 		missing = "Nothing was decided. "
 	}
-	if busy, ok := errors.AsType[*upload.Refused](res.refused); ok {
+	if busy, ok := errors.AsType[*upload.Refused](res.refused); ok && res.verdict.Reason == oz.Overloaded {
 		p := busyProblem(missing, busy)
 		p.Detail = "Nothing was decided and nothing was sent to Oz. Send the same capsule again after the time in Retry-After."
 		return p

@@ -161,6 +161,9 @@ func TestProblemHeaderAndStatus(t *testing.T) {
 		{"not busy", answered(oz.Timeout, ozclient.Report{RetryAfter: "40"}), "", 504},
 		{"unreachable", answered(oz.Unreachable, ozclient.Report{}), "", 502},
 		{"no upstream", answered(oz.Unreachable, ozclient.Report{NoUpstream: true}), "", 503},
+		{"replayed, and no upstream", attempt{guarded: guarded{reason: oz.Replayed}, liveness: answered(oz.Unreachable, ozclient.Report{NoUpstream: true}).liveness}, "", 409},
+		{"replayed, and no capacity", attempt{guarded: guarded{reason: oz.Replayed}, refused: &upload.Refused{Cause: upload.CauseQueue, RetryAfter: time.Second}}, "", 409},
+		{"no store, and no capacity", attempt{guarded: guarded{reason: oz.StoreUnavailable}, refused: &upload.Refused{Cause: upload.CauseQueue, RetryAfter: time.Second}}, "", 503},
 		{"no capacity", attempt{refused: &upload.Refused{Cause: upload.CauseQueue, RetryAfter: 2500 * time.Millisecond}}, "3", 503},
 		{"no capacity, and nobody knows until when", attempt{refused: &upload.Refused{Cause: upload.CauseMemory}}, "6", 503},
 	} {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -62,16 +63,17 @@ type ReplayGuard struct {
 	alsoPath oz.Path
 	attempt  time.Duration // how long a claim lives without a decision
 	metrics  *metrics
-	ctx      context.Context // of the config
 }
 
 // ReplayStore keeps the claims of a [ReplayGuard]. A module in the namespace
 // http.handlers.oz_instant.replay must implement it.
 //
 // A claim is a key with an owner, and ends by itself. Keys are digests and
-// owners random; both are short texts of letters, digits, - and _. Each call has
-// a second, by its context: what takes longer has failed, and may still have
-// happened. Errors may go to the log: they must quote no key, owner or secret.
+// owners random; both are short texts of letters, digits, - and _. A call has at
+// most a second, by its context, and those after Oz's decision have one together:
+// what takes longer has failed, and may still have happened. Capsules in progress
+// may make calls for minutes after the module's Cleanup. Errors may go to the log:
+// they must quote no key, owner or secret.
 type ReplayStore interface {
 	// Claim makes a claim that lives for ttl if there is none under this key,
 	// atomically, and reports whether it did. A claim of the same owner, made by
@@ -160,7 +162,7 @@ func (g *ReplayGuard) provision(ctx caddy.Context, h *Handler) error {
 	if !ok {
 		return fmt.Errorf("replay_guard: %T is not a store of claims", loaded)
 	}
-	g.store, g.metrics, g.ctx, g.attempt = store, h.metrics, ctx, h.longestAttempt()
+	g.store, g.metrics, g.attempt = store, h.metrics, h.longestAttempt()
 	if g.Also != "" {
 		g.alsoPath, err = oz.ParsePath(g.Also)
 	}
@@ -169,12 +171,13 @@ func (g *ReplayGuard) provision(ctx caddy.Context, h *Handler) error {
 
 // longestAttempt returns the most that can pass between a capsule's last byte
 // and its decision. A call to Oz may take timeout twice: for Oz to take what is
-// buffered, and to answer.
+// buffered, and to answer. No option counts for more than a day.
 func (h *Handler) longestAttempt() time.Duration {
-	call := 2 * time.Duration(h.Timeout)
+	const day = 24 * time.Hour
+	call := 2 * min(time.Duration(h.Timeout), day)
 	longest := call + attemptMargin
 	if c := h.Capacity; c != nil && c.Memory > 0 {
-		longest += time.Duration(c.Wait)
+		longest += min(time.Duration(c.Wait), day)
 	}
 	if h.Biometry != nil {
 		longest += referenceTimeout + call
@@ -358,15 +361,18 @@ func (c *claim) conclude(res *Result) guarded {
 	return c.decide(res)
 }
 
-// decide makes the claim last for a decision. All of it has one second.
+// decide makes the claim last for a decision. All of it has one second. That a
+// claim is another attempt's counts also where failures are allowed.
 func (c *claim) decide(res *Result) guarded {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	also, err := c.also(ctx, res)
-	if err == nil {
-		err = c.settle(ctx)
-	} else if c.guard.OnError == onErrorAllow {
-		_ = c.settle(ctx) // as far as it goes
+	allow := c.guard.OnError == onErrorAllow
+	err := c.settle(ctx, c.keys...)
+	var also oz.Reason
+	if err == nil || allow && !errors.Is(err, ErrClaimed) {
+		var alsoErr error
+		also, alsoErr = c.also(ctx, res)
+		err = errors.Join(err, alsoErr)
 	}
 	switch {
 	case errors.Is(err, ErrClaimed):
@@ -380,14 +386,15 @@ func (c *claim) decide(res *Result) guarded {
 	switch {
 	case err == nil:
 		return guarded{replayFirst, also, nil}
-	case c.guard.OnError == onErrorAllow:
+	case allow:
 		return guarded{replayAllowed, also, err}
 	}
 	c.releaseLate()
 	return guarded{replayError, oz.StoreUnavailable, err}
 }
 
-// also claims the value of the folder that counts once beside the capsule.
+// also claims the value of the folder that counts once beside the capsule, for
+// good.
 func (c *claim) also(ctx context.Context, res *Result) (oz.Reason, error) {
 	if c.guard.Also == "" || res.verdict.Decision != oz.Success {
 		return "", nil
@@ -396,11 +403,15 @@ func (c *claim) also(ctx context.Context, res *Result) (oz.Reason, error) {
 	if !ok {
 		return oz.Binding, nil
 	}
-	first, err := c.claim(ctx, c.guard.alsoKey(value))
-	if err != nil || first {
+	key := c.guard.alsoKey(value)
+	first, err := c.claim(ctx, key)
+	switch {
+	case err == nil && !first:
+		return oz.Replayed, nil
+	case err != nil && c.guard.OnError == onErrorRefuse:
 		return "", err
 	}
-	return oz.Replayed, nil
+	return "", errors.Join(err, c.settle(ctx, key))
 }
 
 // claim claims a key, and notes that it is, or may be, this attempt's.
@@ -415,10 +426,10 @@ func (c *claim) claim(ctx context.Context, key string) (first bool, err error) {
 	return first, err
 }
 
-// settle makes all claims of this attempt last.
-func (c *claim) settle(ctx context.Context) error {
+// settle makes claims of this attempt last.
+func (c *claim) settle(ctx context.Context, keys ...string) error {
 	g := c.guard
-	for _, key := range c.keys {
+	for _, key := range keys {
 		_, err := call(ctx, g, storeSettle, func(ctx context.Context) (none, error) {
 			return none{}, g.store.Settle(ctx, key, c.owner, time.Duration(g.Window))
 		})
@@ -450,35 +461,39 @@ func (c *claim) releaseAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// lateReleases are the times after a failed call at which its claim is given
-// back: it may have been made, or be made later by a store that has hung, and
-// would keep an honest client from trying again for as long as it lives.
-var lateReleases = [...]time.Duration{0, 2 * time.Second, 10 * time.Second, 30 * time.Second}
+// lateReleases are the pauses after a failed call, and between them, after which
+// its claim is given back: it may have been made, or be made later by a store
+// that has hung, and would keep an honest client from trying again for as long
+// as it lives. Reloads do not end them.
+var lateReleases = [...]time.Duration{0, 2 * time.Second, 8 * time.Second, 20 * time.Second}
 
-// late bounds how many attempts give claims back later. Those of the others end
-// by themselves.
-var late = make(chan none, 1024)
+// late counts the attempts that give claims back later. At most mostLate may do
+// so, which take some 10 MB. Claims of the others end by themselves: after the
+// longest time of an attempt, or if the store has made them last too late, after
+// window.
+var late atomic.Int32
+
+const mostLate = 1 << 14
 
 func (c *claim) releaseLate() {
-	select {
-	case late <- none{}:
-	default:
+	if late.Add(1) > mostLate {
+		late.Add(-1)
 		return
 	}
-	go func() {
-		defer func() { <-late }()
-		start := time.Now()
-		for _, after := range lateReleases {
-			select {
-			case <-c.guard.ctx.Done():
-				return
-			case <-time.After(after - time.Since(start)):
-			}
-			ctx, cancel := context.WithTimeout(c.guard.ctx, storeTimeout)
-			_ = c.releaseAll(ctx) // counted
-			cancel()
-		}
-	}()
+	c.releaseAfter(lateReleases[:])
+}
+
+func (c *claim) releaseAfter(pauses []time.Duration) {
+	if len(pauses) == 0 {
+		late.Add(-1)
+		return
+	}
+	time.AfterFunc(pauses[0], func() {
+		ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+		defer cancel()
+		_ = c.releaseAll(ctx) // counted
+		c.releaseAfter(pauses[1:])
+	})
 }
 
 // end gives back the claim of an attempt that did not come to its end: a panic

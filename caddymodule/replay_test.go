@@ -235,20 +235,21 @@ var endings = []ending{
 	{name: "release hangs", oz: answers(500, ""), store: replies{release: []reply{{hangs: true}}}, want: unavailable(oz.UnexpectedStatus), status: 502, calls: "claim,release", later: lately(4)},
 
 	// A second key out of the folder.
-	{name: "also", guard: also, oz: answers(201, success()), want: isSuccess, calls: "claim,claim,settle,settle"},
+	{name: "also", guard: also, oz: answers(201, success()), want: isSuccess, calls: "claim,settle,claim,settle"},
 	{name: "also, declined", guard: also, oz: answers(201, folderOf(oz.Declined)), want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
-	{name: "also, second", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {second: true}}}, want: isReplayed, status: 409, calls: "claim,claim,settle"},
+	{name: "also, second", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {second: true}}}, want: isReplayed, status: 409, calls: "claim,settle,claim"},
 	{name: "also, absent", guard: also, oz: answers(201, strings.Replace(success(), "event_session_id", "session", 1)), want: isBinding, status: 403, calls: "claim,settle"},
 	{name: "also, empty", guard: also, oz: answers(201, strings.Replace(success(), "session-1", "", 1)), want: isBinding, status: 403, calls: "claim,settle"},
 	{name: "also, an object", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `{"a": 1}`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
 	{name: "also, null", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `null`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
 	{name: "also, true", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `true`, 1)), want: isBinding, status: 403, calls: "claim,settle"},
-	{name: "also, a number", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `7`, 1)), want: isSuccess, calls: "claim,claim,settle,settle"},
-	{name: "also fails", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,claim", later: lately(8)},
-	{name: "also fails, allow", guard: also + allow, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: isSuccess, calls: "claim,claim,settle,settle"},
-	{name: "also, its settle fails", guard: also, oz: answers(201, success()), store: replies{settle: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,claim,settle,settle", later: lately(8)},
+	{name: "also, a number", guard: also, oz: answers(201, strings.Replace(success(), `"session-1"`, `7`, 1)), want: isSuccess, calls: "claim,settle,claim,settle"},
+	{name: "also fails", guard: also, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,settle,claim", later: lately(8)},
+	{name: "also fails, allow", guard: also + allow, oz: answers(201, success()), store: replies{claim: []reply{{}, {err: errStore}}}, want: isSuccess, calls: "claim,settle,claim,settle"},
+	{name: "also fails, allow, and the capsule is another's", guard: also + allow, oz: answers(201, success()), store: replies{claim: []reply{{err: errStore}, {err: errStore}}, settle: []reply{{err: ErrClaimed}}}, want: isReplayed, status: 409, calls: "claim,settle,release"},
+	{name: "also, its settle fails", guard: also, oz: answers(201, success()), store: replies{settle: []reply{{}, {err: errStore}}}, want: hasNoStore, status: 503, calls: "claim,settle,claim,settle", later: lately(8)},
 	{name: "also, with faces that do not match", guard: also, fields: matches, oz: matching(answers(201, matched("DECLINED", "DECLINED"))), want: oz.Outcome{Decision: oz.Declined}, calls: "claim,settle"},
-	{name: "also, with faces that match", guard: also, fields: matches, oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), want: isSuccess, calls: "claim,claim,settle,settle"},
+	{name: "also, with faces that match", guard: also, fields: matches, oz: matching(answers(201, matched("SUCCESS", "SUCCESS"))), want: isSuccess, calls: "claim,settle,claim,settle"},
 }
 
 // leavingOz takes the capsule, and its client leaves.
@@ -422,10 +423,31 @@ func (*panickingStore) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: replayNamespace + ".panicking", New: func() caddy.Module { return new(panickingStore) }}
 }
 
+// A claim that a call that failed may have made is given back after a reload, too.
+func TestReplayLateReleaseOutlivesReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &script{replies: replies{settle: []reply{{hangs: true}}}}
+		ctx, end := cancelContext(t)
+		h, err := load[*Handler](ctx, handlerID, ozConfig(t, answers(201, success()), `{"replay_guard": `+scripted(t, store, "")+`}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := h.posted(t, noApp(t), "capsule"); w.Code != 503 {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		end()
+		time.Sleep(time.Minute)
+		if got, want := store.asked(), "claim,settle"+lately(len(lateReleases)); got != want {
+			t.Errorf("the store was asked to %q, want %q", got, want)
+		}
+	})
+}
+
 // The claim lives as long as an attempt can take.
 func TestReplayLongestAttempt(t *testing.T) {
 	for fields, want := range map[string]time.Duration{
 		`"timeout": "10s"`: 25 * time.Second,
+		`"timeout": "1000000h", "capacity": {"memory": 67108864, "wait": "2000000h"}`:            3*24*time.Hour + attemptMargin,
 		`"timeout": "10s", "capacity": {"slots": 1, "wait": "3s"}`:                               25 * time.Second,
 		`"timeout": "10s", "capacity": {"slots": 1, "wait": "3s", "memory": 67108864}`:           28 * time.Second,
 		`"timeout": "10s", "biometry": {"reference": "/photo"}`:                                  55 * time.Second,
@@ -453,8 +475,8 @@ func TestReplayKeys(t *testing.T) {
 		t.Errorf("the capsule's key is %s", store.keys[0])
 	}
 	blake3.DeriveKey("oz_instant 2026-11-25 replay guard, value of a folder", []byte("meta_data.event_session_id\x00session-1"), want)
-	if store.keys[1] != base64.RawURLEncoding.EncodeToString(want) || store.keys[0] == store.keys[1] {
-		t.Errorf("the session's key is %s", store.keys[1])
+	if store.keys[2] != base64.RawURLEncoding.EncodeToString(want) || store.keys[0] == store.keys[2] {
+		t.Errorf("the session's key is %s", store.keys[2])
 	}
 }
 

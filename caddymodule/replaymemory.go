@@ -22,9 +22,9 @@ func init() {
 // `redis` store.
 type ReplayMemory struct {
 	// How many claims are remembered at most; a claim takes about 200 bytes.
-	// When there are more, those that would end first go, which usually are the
-	// oldest, and a warning is logged: a capsule that was forgotten can count
-	// again. Handlers share one memory, whose limit is the largest of theirs.
+	// When there are more, the oldest of capsules that were decided go, and a
+	// warning is logged: a capsule that was forgotten can count again. Those of
+	// capsules in progress go only where there are no others. Handlers share one memory, whose limit is the largest of theirs.
 	// Default: 262144.
 	Entries int `json:"entries,omitempty"`
 
@@ -103,13 +103,13 @@ func (m *ReplayMemory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Claim implements ReplayStore.
 func (m *ReplayMemory) Claim(_ context.Context, key, owner string, ttl time.Duration) (bool, error) {
-	err := m.set(key, owner, ttl)
+	err := m.set(key, owner, ttl, inProgress)
 	return err == nil, nil
 }
 
 // Settle implements ReplayStore.
 func (m *ReplayMemory) Settle(_ context.Context, key, owner string, ttl time.Duration) error {
-	return m.set(key, owner, ttl)
+	return m.set(key, owner, ttl, decided)
 }
 
 // Release implements ReplayStore.
@@ -118,8 +118,8 @@ func (m *ReplayMemory) Release(_ context.Context, key, owner string) error {
 	return nil
 }
 
-func (m *ReplayMemory) set(key, owner string, ttl time.Duration) error {
-	forgotten, warn, err := m.shared.set(key, owner, time.Now(), ttl)
+func (m *ReplayMemory) set(key, owner string, ttl time.Duration, state int) error {
+	forgotten, warn, err := m.shared.set(key, owner, time.Now(), ttl, state)
 	if forgotten > 0 {
 		sharedMetrics.replayForgotten.Add(float64(forgotten))
 	}
@@ -136,7 +136,7 @@ type replayMemory struct {
 	users  map[*ReplayMemory]none
 	limit  int
 	claims map[string]*memoryClaim
-	queue  claimQueue
+	queues [decided + 1]claimQueue
 	warned time.Time
 }
 
@@ -144,8 +144,15 @@ type replayMemory struct {
 type memoryClaim struct {
 	key, owner string
 	ends       time.Time
-	at         int // in the queue
+	state      int // which queue it is in
+	at         int // where in it
 }
+
+// States of claims.
+const (
+	inProgress = iota
+	decided
+)
 
 func newReplayMemory() *replayMemory {
 	return &replayMemory{users: make(map[*ReplayMemory]none), claims: make(map[string]*memoryClaim)}
@@ -180,7 +187,7 @@ func (s *replayMemory) apply() {
 
 // set makes or prolongs a claim, unless it is another owner's. It tells how many
 // claims were forgotten for it before their end, and whether to warn of that.
-func (s *replayMemory) set(key, owner string, now time.Time, ttl time.Duration) (forgotten int, warn bool, err error) {
+func (s *replayMemory) set(key, owner string, now time.Time, ttl time.Duration, state int) (forgotten int, warn bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ends := now.Add(ttl)
@@ -188,14 +195,15 @@ func (s *replayMemory) set(key, owner string, now time.Time, ttl time.Duration) 
 		if c.owner != owner && c.ends.After(now) {
 			return 0, false, ErrClaimed
 		}
-		c.owner, c.ends = owner, ends
-		heap.Fix(&s.queue, c.at)
+		heap.Remove(&s.queues[c.state], c.at)
+		c.owner, c.ends, c.state = owner, ends, state
+		heap.Push(&s.queues[state], c)
 		return 0, false, nil
 	}
 	forgotten = s.makeRoom(now)
-	c := &memoryClaim{key: key, owner: owner, ends: ends}
+	c := &memoryClaim{key: key, owner: owner, ends: ends, state: state}
 	s.claims[key] = c
-	heap.Push(&s.queue, c)
+	heap.Push(&s.queues[state], c)
 	if forgotten > 0 && now.Sub(s.warned) >= forgetWarning {
 		s.warned, warn = now, true
 	}
@@ -210,23 +218,35 @@ const sweep = 4
 // no room otherwise.
 func (s *replayMemory) makeRoom(now time.Time) (forgotten int) {
 	for range sweep {
-		if len(s.queue) == 0 {
+		c := s.oldest(now)
+		switch {
+		case c == nil:
 			return forgotten
-		}
-		ended := !s.queue[0].ends.After(now)
-		if !ended && len(s.queue) < s.limit {
+		case c.ends.After(now) && len(s.claims) < s.limit:
 			return forgotten
-		}
-		if !ended {
+		case c.ends.After(now):
 			forgotten++
 		}
-		s.remove(s.queue[0])
+		s.remove(c)
 	}
 	return forgotten
 }
 
+// oldest returns the next claim to go, or nil without any: one that has ended
+// before all others, and then one of a capsule that was decided. Junk could
+// otherwise have capsules in progress forgotten.
+func (s *replayMemory) oldest(now time.Time) (next *memoryClaim) {
+	for _, state := range [...]int{decided, inProgress} {
+		q := s.queues[state]
+		if len(q) > 0 && (next == nil || next.ends.After(now) && !q[0].ends.After(now)) {
+			next = q[0]
+		}
+	}
+	return next
+}
+
 func (s *replayMemory) remove(c *memoryClaim) {
-	heap.Remove(&s.queue, c.at)
+	heap.Remove(&s.queues[c.state], c.at)
 	delete(s.claims, c.key)
 }
 

@@ -100,6 +100,39 @@ func TestMemoryOutlivesReloads(t *testing.T) {
 	}
 }
 
+// Junk that Oz has refused fills it, and no capsule in progress is forgotten for
+// that: its second sender is still the second.
+func TestMemoryKeepsWhatIsInProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, `{"entries": 10}`)
+		claim := func(key, owner string) bool {
+			t.Helper()
+			first, err := m.Claim(t.Context(), key, owner, time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return first
+		}
+		claim("honest", "first")
+		for i := range 100 {
+			key := fmt.Sprint("junk ", i)
+			claim(key, "junk")
+			if err := m.Settle(t.Context(), key, "junk", time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if claim("honest", "second") {
+			t.Error("forgotten while it was in progress")
+		}
+		for i := range 10 {
+			claim(fmt.Sprint("in progress ", i), "x")
+		}
+		if n := len(m.shared.claims); n != 10 || len(m.shared.queues[decided]) != 0 {
+			t.Errorf("%d claims, of which %d are of decided capsules", n, len(m.shared.queues[decided]))
+		}
+	})
+}
+
 // When it is full, what has ended goes first, then what would end first; it is
 // counted, and logged once a minute. It never holds more than it may.
 func TestMemoryIsBounded(t *testing.T) {
@@ -110,8 +143,8 @@ func TestMemoryIsBounded(t *testing.T) {
 		claim := func(key string, ttl time.Duration) bool {
 			t.Helper()
 			first, err := m.Claim(t.Context(), key, "x", ttl)
-			if n := len(m.shared.claims); err != nil || n > 10 || n != len(m.shared.queue) {
-				t.Fatalf("%v, %d claims, %d in the queue", err, n, len(m.shared.queue))
+			if n := len(m.shared.claims); err != nil || n > 10 || n != len(m.shared.queues[inProgress])+len(m.shared.queues[decided]) {
+				t.Fatalf("%v, %d claims, %d and %d in queues", err, n, len(m.shared.queues[inProgress]), len(m.shared.queues[decided]))
 			}
 			return first
 		}
@@ -203,16 +236,16 @@ func BenchmarkMemoryClaim(b *testing.B) {
 				keys[i] = fmt.Sprintf("%043d", i)
 			}
 			for i := range n {
-				_, _, _ = s.set(keys[i], "owner", now.Add(time.Duration(i)), time.Minute)
+				_, _, _ = s.set(keys[i], "owner", now.Add(time.Duration(i)), time.Minute, inProgress)
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := range b.N {
 				key, now := keys[(n+i)%len(keys)], now.Add(time.Duration(n+i))
-				if _, _, err := s.set(key, "owner", now, time.Minute); err != nil {
+				if _, _, err := s.set(key, "owner", now, time.Minute, inProgress); err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := s.set(key, "owner", now, time.Hour); err != nil {
+				if _, _, err := s.set(key, "owner", now, time.Hour, decided); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -115,7 +115,7 @@ func (res *Result) takeGuarded() {
 	case oz.Binding: // the folder lacks what must count once
 		res.verdict = oz.Verdict{Decision: oz.Invalid, Reason: oz.Binding, Folder: res.verdict.Folder}
 	default:
-		res.verdict, res.why = oz.ReasonVerdict(g.reason), g.err
+		res.verdict, res.why, res.busy = oz.ReasonVerdict(g.reason), g.err, ""
 	}
 }
 
