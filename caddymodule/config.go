@@ -161,7 +161,7 @@ type Handler struct {
 	tokenMatchers caddyhttp.MatcherSets // of session tokens
 	policy        oz.Policy
 	capsulePaths  []string
-	site          any
+	within        []any
 	stripPaths    []oz.Path
 	requirePaths  []oz.Path
 	client        *ozclient.Client
@@ -304,8 +304,8 @@ type Seal struct {
 	Issuer string `json:"issuer,omitempty"`
 
 	// Whom the decision is about, usually a placeholder such as
-	// `{http.auth.user.id}`. If a part of it is empty or unknown, or if it has
-	// more than 256 bytes, there is no `sub`. Default: none.
+	// `{http.auth.user.id}`. If a part of it is empty or unknown, if it has
+	// control characters or more than 256 bytes, there is no `sub`. Default: none.
 	Subject string `json:"subject,omitempty"`
 
 	// How long the seal is valid, in whole seconds. Default: `60s`.

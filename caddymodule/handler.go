@@ -49,7 +49,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionSeal(ctx); err != nil {
 		return err
 	}
-	if err := h.joinSite(ctx); err != nil {
+	if err := h.join(ctx); err != nil {
 		return err
 	}
 	return h.provisionOz(ctx)
@@ -120,7 +120,7 @@ func (c *Capacity) limits() upload.Capacity {
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
 func (h *Handler) Cleanup() error {
-	h.leaveSite()
+	h.leave()
 	if h.gate != nil {
 		h.gate.Close()
 	}

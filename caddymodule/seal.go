@@ -1,14 +1,13 @@
 package caddymodule
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,7 +26,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/seal"
 )
 
-// headerSeal isn't one of the facts: whoever reads a log must not get it.
+// headerSeal isn't one of the facts, which are logged.
 const headerSeal = "X-Oz-Seal"
 
 // maxSubject is how long a subject may be, in bytes: a client may have chosen it.
@@ -42,7 +42,7 @@ func (s *Seal) validate(matchers caddyhttp.RawMatcherSets, tokens *SessionToken)
 		return nil
 	}
 	switch {
-	case s.Audience == "":
+	case strings.TrimSpace(s.Audience) == "":
 		return invalid("seal", errors.New("no audience (for example: audience https://app.example.com)"))
 	case strings.Contains(s.Audience, requestPlaceholder):
 		return invalid("seal audience", errNotFixed)
@@ -101,22 +101,30 @@ func (s *Seal) load(ctx caddy.Context, repl *caddy.Replacer) (keys []*ecdsa.Priv
 	return keys, nil
 }
 
-func readKey(file string, repl *caddy.Replacer, logger *zap.Logger) (*ecdsa.PrivateKey, error) {
-	file, err := repl.ReplaceOrErr(file, true, true)
+// readKey reads the key in a file. Its errors have the name as it was written: a
+// placeholder such as {file./run/secrets/seal.pem} stands for the key itself.
+func readKey(written string, repl *caddy.Replacer, logger *zap.Logger) (*ecdsa.PrivateKey, error) {
+	file, err := repl.ReplaceOrErr(written, true, true)
 	if err != nil {
 		return nil, err
+	}
+	if strings.Contains(file, "-----BEGIN") {
+		return nil, errors.New("a key in place of a file (want the file's name, such as /run/secrets/seal.pem)")
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err
+		}
+		return nil, fmt.Errorf("%s: %w", written, err)
 	}
 	key, err := seal.ParseKey(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", written, err)
 	}
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o077 != 0 {
 		logger.Warn("seal: others on this machine may read the key, and sign with it; make its mode 0600",
-			zap.String("file", file), zap.String("mode", info.Mode().Perm().String()))
+			zap.String("file", written), zap.String("mode", info.Mode().Perm().String()))
 	}
 	return key, nil
 }
@@ -178,7 +186,7 @@ func (s *Seal) sign(r *http.Request, res *Result, folder []byte) (string, error)
 // unknown: "user-" would be nobody.
 func (s *Seal) subject(r *http.Request) string {
 	subject, err := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceOrErr(s.Subject, true, true)
-	if err != nil || len(subject) > maxSubject || !utf8.ValidString(subject) {
+	if err != nil || len(subject) > maxSubject || !utf8.ValidString(subject) || strings.ContainsFunc(subject, unicode.IsControl) {
 		return ""
 	}
 	return subject
@@ -190,7 +198,7 @@ func (s *Seal) pathSize(r *http.Request) int {
 		return 0
 	}
 	_, path := requestLine(r)
-	return base64.RawURLEncoding.EncodedLen(len(path))
+	return seal.Size(path)
 }
 
 // requestLine returns the method and the path that the client sent, whatever
@@ -201,7 +209,7 @@ func requestLine(r *http.Request) (method, path string) {
 	if received, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		method, target = received.Method, received.RequestURI
 	}
-	if u, err := url.ParseRequestURI(target); err == nil && u.Host != "" { // of a proxy's client: RFC 9112 3.2.2
+	if u, err := url.ParseRequestURI(target); err == nil && u.Scheme != "" { // RFC 9112 3.2.2
 		target = u.EscapedPath()
 	}
 	path, _, _ = strings.Cut(target, "?")
@@ -216,38 +224,61 @@ func requestLine(r *http.Request) (method, path string) {
 	return method, escaped.String()
 }
 
-// sites are the handlers of each site, of all configs that are loaded.
-var sites = struct {
+// loaded are the handlers of all configs that are loaded.
+var loaded struct {
 	mu       sync.Mutex
-	handlers map[any][]*Handler
-}{handlers: make(map[any][]*Handler)}
+	handlers []*Handler
+}
 
-// joinSite checks that the keys of this handler, and those of others of its
-// site, are on paths of their own: another block would answer there.
-func (h *Handler) joinSite(ctx caddy.Context) error {
-	h.site = siteOf(ctx)
-	sites.mu.Lock()
-	defer sites.mu.Unlock()
-	for _, other := range sites.handlers[h.site] {
+// join checks that the keys of this handler, and those of others, are on paths
+// of their own: another block would answer there.
+func (h *Handler) join(ctx caddy.Context) error {
+	h.within = within(ctx)
+	loaded.mu.Lock()
+	defer loaded.mu.Unlock()
+	for _, other := range loaded.handlers {
+		if !h.meets(other) {
+			continue
+		}
 		if err := errors.Join(h.Seal.clash(other), other.Seal.clash(h)); err != nil {
 			return err
 		}
 	}
-	sites.handlers[h.site] = append(sites.handlers[h.site], h)
+	loaded.handlers = append(loaded.handlers, h)
 	return nil
 }
 
-func (h *Handler) leaveSite() {
-	sites.mu.Lock()
-	defer sites.mu.Unlock()
-	rest := slices.DeleteFunc(sites.handlers[h.site], func(other *Handler) bool { return other == h })
-	if sites.handlers[h.site] = rest; len(rest) == 0 {
-		delete(sites.handlers, h.site)
-	}
+func (h *Handler) leave() {
+	loaded.mu.Lock()
+	defer loaded.mu.Unlock()
+	loaded.handlers = slices.DeleteFunc(loaded.handlers, func(other *Handler) bool { return other == h })
 }
 
-// clash says what another handler of the site has on the path of these keys.
-// Two handlers may serve the same keys there.
+// within returns what a handler stands in: the server, or else the config, and
+// each subroute, such as that of its site and of a handle block, from the outside.
+func within(ctx caddy.Context) []any {
+	chain := []any{configID(ctx)}
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		chain[0] = server
+	}
+	for _, module := range ctx.Modules() {
+		if subroute, ok := module.(*caddyhttp.Subroute); ok {
+			chain = append(chain, subroute)
+		}
+	}
+	return chain
+}
+
+// meets reports whether a request may pass both handlers: they stand in the same
+// site or block, or one in a block next to the other. Blocks side by side, such
+// as two of handle, are for different requests.
+func (h *Handler) meets(other *Handler) bool {
+	n := min(len(h.within), len(other.within))
+	return slices.Equal(h.within[:n], other.within[:n])
+}
+
+// clash says what another handler that requests pass has on the path of these
+// keys. Two handlers may serve the same keys there.
 func (s *Seal) clash(other *Handler) error {
 	use := ""
 	switch {
@@ -256,39 +287,11 @@ func (s *Seal) clash(other *Handler) error {
 		use = "capsules"
 	case other.SessionToken != nil && samePath(s.JWKS)(other.SessionToken.Path):
 		use = "session tokens"
-	case other.Seal != nil && samePath(s.JWKS)(other.Seal.JWKS) && !bytes.Equal(s.keys.Published(), other.Seal.keys.Published()):
+	case other.Seal != nil && samePath(s.JWKS)(other.Seal.JWKS) && !s.keys.SamePublished(other.Seal.keys):
 		use = "other keys"
 	}
 	if use == "" {
 		return nil
 	}
 	return fmt.Errorf("seal: jwks: another oz_instant of this site has %s on %s (want another path)", use, s.JWKS)
-}
-
-// siteOf returns what stands for the site that a handler is provisioned in: the
-// server's route for it, if that is for some hosts only, or else the server.
-func siteOf(ctx caddy.Context) any {
-	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok {
-		return configID(ctx)
-	}
-	for i := range server.Routes {
-		if server.Routes[i].Handlers != nil {
-			continue // provisioned; the first one that isn't is ours
-		}
-		if hasHosts(server.Routes[i].MatcherSets) {
-			return &server.Routes[i]
-		}
-		break
-	}
-	return server
-}
-
-func hasHosts(sets caddyhttp.MatcherSets) bool {
-	return slices.ContainsFunc(sets, func(set caddyhttp.MatcherSet) bool {
-		return slices.ContainsFunc(set, func(matcher any) bool {
-			_, ok := matcher.(*caddyhttp.MatchHost)
-			return ok
-		})
-	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,9 +56,10 @@ func samePath(path string) func(string) bool {
 	return func(other string) bool { return strings.EqualFold(path, other) }
 }
 
-// plainPath reports whether path stands for itself in a path matcher.
-func plainPath(path string) bool {
-	return strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "*?[\\#{} ")
+// plainPath reports whether p stands for itself in a path matcher, which sees
+// paths without dots, and with single slashes.
+func plainPath(p string) bool {
+	return strings.HasPrefix(p, "/") && !strings.ContainsAny(p, "*?[\\#{} ") && strings.TrimSuffix(p, "/") == strings.TrimSuffix(path.Clean(p), "/")
 }
 
 // tokenMatchers are the matchers of session tokens: those of the capsules less

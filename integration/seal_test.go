@@ -257,13 +257,22 @@ func TestSealPathCountsAsHeader(t *testing.T) {
 	t.Parallel()
 	x := startChain(t, sandbox.Options{}, sealSite, withEnv("ISSUER", "i"))
 	c := x.client(t, "h1")
-	long := "/" + strings.Repeat("a", 7<<10)
-	if a := c.post(t, "/verify"+long, x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != http.StatusRequestHeaderFieldsTooLarge {
-		t.Errorf("got %d %s", a.Status, a.Body)
+	for _, char := range []string{"a", "&"} {
+		long := "/" + strings.Repeat(char, 7<<10)
+		if a := c.post(t, "/verify"+long, x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("%s: got %d %s", char, a.Status, a.Body)
+		}
+		x.app.None(t)
 	}
-	x.app.None(t)
-	c.post(t, "/verify?"+long, x.oz.Capsule(sandbox.CapsuleSpec{}))
+	c.post(t, "/verify?"+strings.Repeat("a", 7<<10), x.oz.Capsule(sandbox.CapsuleSpec{}))
 	x.app.Only(t)
+	for _, char := range []string{"a", "&"} {
+		x.app.Forget()
+		c.post(t, "/verify/"+strings.Repeat(char, 4<<10), x.oz.Capsule(sandbox.CapsuleSpec{}))
+		if token := x.app.Only(t).Value("X-Oz-Seal"); len(token) < 5<<10 || len(token) > 7<<10 {
+			t.Errorf("with a path of 4 KiB of %s the seal has %d bytes", char, len(token))
+		}
+	}
 }
 
 // TestSealKeySet promises the keys to everybody who asks for them by GET, whatever the matcher says, and nothing else there.
@@ -461,8 +470,14 @@ func TestSealDoesNotLoad(t *testing.T) {
 		"capsules of another": {block("audience a") + "\n\toz_instant " + jwksPath + " http://oz", []string{"another oz_instant of this site has capsules on " + jwksPath}},
 		"tokens of another":   {"oz_instant /x http://oz {\n\t\tsession_token " + jwksPath + "\n\t}\n\t" + block("audience a"), []string{"another oz_instant of this site has session tokens on"}},
 		"keys of another":     {block("audience a", "key {$P256}") + "\n\t" + block("audience b"), []string{"another oz_instant of this site has other keys on"}},
-		"in a handle":         {"handle /a {\n\t\t" + block("audience a") + "\n\t}\n\thandle " + jwksPath + " {\n\t\toz_instant " + jwksPath + " http://oz\n\t}", []string{"has capsules on"}},
-		"no file":             {block("audience a", "key /nowhere/key.pem"), []string{"seal: key: open /nowhere/key.pem: no such file"}},
+		"in a handle":         {block("audience a") + "\n\thandle " + jwksPath + " {\n\t\toz_instant " + jwksPath + " http://oz\n\t}", []string{"has capsules on"}},
+		"around a handle":     {"handle /a {\n\t\t" + block("audience a", "key {$P256}") + "\n\t}\n\t" + block("audience b"), []string{"has other keys on"}},
+		"blank audience":      {block(`audience " "`), []string{"Caddyfile:", "seal: no audience"}},
+		"dots":                {block("audience a", "jwks /a/../keys"), []string{"Caddyfile:", "seal: jwks: invalid path"}},
+		"a dot":               {block("audience a", "jwks /./keys"), []string{"Caddyfile:", "seal: jwks: invalid path"}},
+		"the key itself":      {block("audience a", "key {file.{$P256}}"), []string{"seal: key: a key in place of a file"}},
+		"its text":            {block("audience a", "key {env.NOTE}"), []string{"seal: key: {env.NOTE}: no such file"}},
+		"no file":             {block("audience a", "key /nowhere/key.pem"), []string{"seal: key: /nowhere/key.pem: no such file"}},
 		"a folder":            {block("audience a", "key {$FOLDER}"), []string{"seal: key:", "is a directory"}},
 		"P-384":               {block("audience a", "key {$P384}"), []string{"seal: key:", "a P-384 key (want a P-256 key)"}},
 		"RSA":                 {block("audience a", "key {$P256} {$RSA}"), []string{"seal: key:", "an RSA key (want a P-256 key)"}},
@@ -472,9 +487,12 @@ func TestSealDoesNotLoad(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			err := validate(t, "{$SITE} {\n\t"+test.blocks+"\n}", withEnv("P256", p256), withEnv("P384", p384), withEnv("RSA", pkcs1),
-				withEnv("LOCKED", locked), withEnv("FOLDER", unreadable))
+				withEnv("LOCKED", locked), withEnv("FOLDER", unreadable), withEnv("NOTE", "canary"))
 			if err == nil {
 				t.Fatal("it loads")
+			}
+			if strings.Contains(err.Error(), "PRIVATE KEY") || strings.Contains(err.Error(), "canary") {
+				t.Errorf("the error has a key, or what may be one: %v", err)
 			}
 			for _, text := range test.say {
 				if !strings.Contains(err.Error(), text) {
@@ -482,6 +500,25 @@ func TestSealDoesNotLoad(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSealOfBlocksSideBySide promises that blocks which no request passes together do not disturb each other, nor do sites.
+func TestSealOfBlocksSideBySide(t *testing.T) {
+	t.Parallel()
+	one, two := keyFile(t, "PRIVATE KEY", ecKey(t, elliptic.P256())), keyFile(t, "PRIVATE KEY", ecKey(t, elliptic.P256()))
+	block := func(path, keys string) string {
+		return "oz_instant " + path + " http://oz {\n\t\tseal {\n\t\t\taudience a\n\t\t\tkey " + keys + "\n\t\t\tjwks /keys\n\t\t}\n\t}\n"
+	}
+	for name, site := range map[string]string{
+		"a site without handlers": "http://a.localhost:{$HTTP_PORT} {\n\tlog\n}\nhttp://b.localhost:{$HTTP_PORT} {\n" + block("/a", "{$ONE}") + "}\nhttp://c.localhost:{$HTTP_PORT} {\n" + block("/a", "{$TWO}") + "}",
+		"hosts of a wildcard":     "http://*.localhost:{$HTTP_PORT} {\n@a host a.localhost\nhandle @a {\n" + block("/a", "{$ONE}") + "}\n@b host b.localhost\nhandle @b {\n" + block("/a", "{$TWO}") + "}\n}",
+		"folders":                 "{$SITE} {\nhandle_path /a/* {\noz_instant /keys http://oz\n}\nhandle_path /b/* {\n" + block("/x", "{$TWO}") + "}\n}",
+		"another order":           "{$SITE} {\n" + block("/a", "{$ONE} {$TWO}") + block("/b", "{$TWO} {$ONE}") + "}",
+	} {
+		if err := validate(t, site, withEnv("ONE", one), withEnv("TWO", two)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
