@@ -20,6 +20,12 @@ import (
 // files and those that it has open, deleted or not. A secret also counts in the guises that logs and encoders give it.
 func (p *caddyProc) assertNoCanary(t testing.TB, secrets ...[]byte) {
 	t.Helper()
+	assertNowhere(t, p.shown(t), secrets)
+}
+
+// shown is all that the Caddy shows and keeps at this moment.
+func (p *caddyProc) shown(t testing.TB) map[string][]byte {
+	t.Helper()
 	places := map[string][]byte{
 		"log":        []byte(p.logs.String()),
 		"metrics":    []byte(p.Metrics(t)),
@@ -29,7 +35,7 @@ func (p *caddyProc) assertNoCanary(t testing.TB, secrets ...[]byte) {
 	}
 	maps.Copy(places, p.files(t))
 	maps.Copy(places, p.openFiles(t))
-	assertNowhere(t, places, secrets)
+	return places
 }
 
 // assertNowhere fails the test if one of the secrets is in one of the places.
