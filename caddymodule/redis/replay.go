@@ -50,6 +50,16 @@ type Replay struct {
 // prefix begins the keys.
 const prefix = "oz_instant:replay:"
 
+// claimScript claims for ARGV[2] milliseconds, unless somebody has claimed. The
+// client repeats calls whose answer was lost, so that a claim that is already
+// there may be this owner's. It is one script, since SET NX and a GET for the
+// owner refuse a key that is released between them.
+var claimScript = redis.NewScript(`
+local owner = redis.call('GET', KEYS[1])
+if owner then return owner == ARGV[1] and 1 or 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`)
+
 // settleScript makes a claim live for ARGV[2] milliseconds, unless it is
 // another owner's.
 var settleScript = redis.NewScript(`
@@ -106,18 +116,10 @@ func (s *Replay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Claim implements caddymodule.ReplayStore. The client repeats calls whose
-// answer was lost, so that a key that is already there may be this owner's.
+// Claim implements caddymodule.ReplayStore.
 func (s *Replay) Claim(ctx context.Context, key, owner string, ttl time.Duration) (bool, error) {
-	err := s.conn.SetArgs(ctx, prefix+key, owner, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
-	if !errors.Is(err, redis.Nil) {
-		return err == nil, plain(err)
-	}
-	holder, err := s.conn.Get(ctx, prefix+key).Result()
-	if errors.Is(err, redis.Nil) { // it has ended just now
-		return false, nil
-	}
-	return err == nil && holder == owner, plain(err)
+	first, err := claimScript.Run(ctx, s.conn, []string{prefix + key}, owner, ttl.Milliseconds()).Bool()
+	return err == nil && first, plain(err)
 }
 
 // Settle implements caddymodule.ReplayStore.

@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule"
 )
@@ -133,6 +135,47 @@ func TestClaims(t *testing.T) {
 	}
 	claim("c", "y", true)
 	settle("c", "x", caddymodule.ErrClaimed)
+}
+
+// commands counts what a client sends.
+type commands struct{ atomic.Int64 }
+
+func (*commands) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+func (*commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A claim is one command, so that no release comes between its parts and leaves
+// a free key refused.
+func TestClaimIsOneCommand(t *testing.T) {
+	conn, err := open(startServer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.close() })
+	s := &Replay{conn: conn}                                                   // nothing looks at the server beside it
+	if _, err := s.Claim(t.Context(), "first", "x", time.Minute); err != nil { // it may bring the script
+		t.Fatal(err)
+	}
+	var sent commands
+	s.conn.AddHook(&sent)
+	for i, owner := range []string{"x", "y", "x"} {
+		before := sent.Load()
+		if first, err := s.Claim(t.Context(), "key", owner, time.Minute); first != (owner == "x") || err != nil {
+			t.Errorf("claim %d: %v %v", i, first, err)
+		}
+		if n := sent.Load() - before; n != 1 {
+			t.Errorf("claim %d took %d commands", i, n)
+		}
+	}
 }
 
 // A call ends with its context, whatever the server does.
