@@ -32,10 +32,11 @@ const (
 	lingerTime = 10 * time.Minute
 )
 
-// connection is a client of one Redis, which all modules with the same URL share.
+// connection is a client of one Redis, which all modules with the same URL, and
+// the same certificate authorities in the file that it names, share.
 type connection struct {
 	redis.UniversalClient
-	key [sha256.Size]byte // of the URL: nothing here holds its secrets
+	key [sha256.Size]byte // a digest: nothing here holds the URL's secrets
 }
 
 // String keeps the client out of whatever prints a connection.
@@ -50,12 +51,12 @@ func open(url string) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	key := sha256.Sum256(fmt.Appendf(nil, "%q %q", text, values))
+	opts, authorities, err := parseURL(text, values)
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", text, values, authorities))
 	shared, _, err := connections.LoadOrNew(key, func() (caddy.Destructor, error) {
-		opts, err := parseURL(text, values)
-		if err != nil {
-			return nil, err
-		}
 		return &connection{redis.NewUniversalClient(bounded(opts)), key}, nil
 	})
 	if err != nil {

@@ -113,13 +113,14 @@ func split(text string) (p parts, err error) {
 	return p, nil
 }
 
-// parseURL returns the options for a URL with its values.
-func parseURL(text string, values []string) (*redis.UniversalOptions, error) {
+// parseURL returns the options for a URL with its values, and the certificate
+// authorities that it read from a file.
+func parseURL(text string, values []string) (opts *redis.UniversalOptions, authorities []byte, err error) {
 	p, err := split(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	opts := &redis.UniversalOptions{IsClusterMode: p.mode == modeCluster}
+	opts = &redis.UniversalOptions{IsClusterMode: p.mode == modeCluster}
 	u := urlReader{values: values}
 	opts.Username, opts.Password = u.text(p.user), u.text(p.password)
 	port := redisPort
@@ -138,13 +139,14 @@ func parseURL(text string, values []string) (*redis.UniversalOptions, error) {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	u.query(p.query, opts)
-	return opts, u.err
+	return opts, u.authorities, u.err
 }
 
 // urlReader reads parts of a URL. The first error stays.
 type urlReader struct {
-	values []string
-	err    error
+	values      []string
+	authorities []byte // in PEM
+	err         error
 }
 
 func (u *urlReader) fail(err error) {
@@ -217,13 +219,13 @@ func (u *urlReader) trust(config *tls.Config, file string) {
 		u.fail(errors.New("redis: ca needs TLS (want rediss://)"))
 		return
 	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
+	var err error
+	if u.authorities, err = os.ReadFile(file); err != nil {
 		u.fail(fmt.Errorf("redis: ca: %w", err))
 		return
 	}
 	config.RootCAs = x509.NewCertPool()
-	if !config.RootCAs.AppendCertsFromPEM(pem) {
+	if !config.RootCAs.AppendCertsFromPEM(u.authorities) {
 		u.fail(errors.New("redis: ca: no certificate in the file"))
 	}
 }

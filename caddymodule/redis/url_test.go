@@ -2,14 +2,21 @@ package redis
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -23,7 +30,8 @@ func parse(url string) (*redis.UniversalOptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseURL(text, values)
+	opts, _, err := parseURL(text, values)
+	return opts, err
 }
 
 // A URL leads to the addresses and secrets that it says, whatever characters
@@ -186,4 +194,58 @@ func TestConnectionsAreShared(t *testing.T) {
 	if _, err := open("redis://:{env.TEST_SECRET}@h/x"); err == nil {
 		t.Error("an invalid database loads")
 	}
+}
+
+// A file of certificate authorities is read anew by each load: after it was
+// replaced no module gets the connection that trusts the old one.
+func TestAuthoritiesAreReadAnew(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	write := func(content []byte) {
+		t.Helper()
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func() *connection {
+		t.Helper()
+		c, err := open("rediss://h?ca=" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.close() })
+		return c
+	}
+	old := authority(t)
+	write(old)
+	one := load()
+	if load() != one {
+		t.Error("the same file has another connection")
+	}
+	write(authority(t))
+	if load() == one {
+		t.Error("another file has the same connection")
+	}
+	write([]byte("x"))
+	if _, err := open("rediss://h?ca=" + file); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("a file without a certificate: %v", err)
+	}
+	write(old)
+	if load() != one {
+		t.Error("the old file, which is still in use, has another connection")
+	}
+}
+
+// authority makes a certificate in PEM.
+func authority(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
