@@ -33,14 +33,21 @@ const (
 // in it.
 var errForm = errors.New("redis: invalid URL (want redis://[[<user>]:<password>@]<host>[:<port>][/<database>]; rediss for TLS; redis+sentinel://<sentinels>/<name>, redis+cluster://<nodes>)")
 
+var errDatabase = errors.New("redis: invalid database in the URL (want a number)")
+
 // checkURL checks as much of a URL as can be seen before its placeholders are
 // replaced.
 func checkURL(text string) error {
 	if text != "" && placeholder.FindString(text) == text {
 		return nil // all of it
 	}
-	_, err := split(placeholder.ReplaceAllString(text, "1"))
-	return err
+	p, err := split(placeholder.ReplaceAllString(text, "1"))
+	if err != nil {
+		return err
+	}
+	var u urlReader
+	u.place(p, new(redis.UniversalOptions))
+	return u.err
 }
 
 var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
@@ -81,7 +88,8 @@ type parts struct {
 }
 
 // split takes a URL apart. Package net/url refuses lists of hosts with ports,
-// and quotes what it refuses.
+// and quotes what it refuses. An @ after the path begins belongs to a secret with
+// a / in it, and what stands before that / isn't a host.
 func split(text string) (p parts, err error) {
 	scheme, rest, found := strings.Cut(text, "://")
 	scheme, mode, hasMode := strings.Cut(scheme, "+")
@@ -89,25 +97,23 @@ func split(text string) (p parts, err error) {
 		return p, errForm
 	}
 	p.tls, p.mode = scheme == "rediss", mode
-	rest, p.query, _ = strings.Cut(rest, "?")
-	rest, p.path, _ = strings.Cut(rest, "/")
 	p.hosts = rest
-	if at := strings.LastIndex(rest, "@"); at >= 0 {
-		p.hosts = rest[at+1:]
-		if p.user, p.password, found = strings.Cut(rest[:at], ":"); !found || p.password == "" {
+	if end := strings.IndexAny(rest, "/?"); end >= 0 {
+		p.hosts, rest = rest[:end], rest[end:]
+		if strings.Contains(rest, "@") {
+			return p, errForm
+		}
+		p.path, p.query, _ = strings.Cut(rest, "?")
+		p.path = strings.TrimPrefix(p.path, "/")
+	}
+	if at := strings.LastIndex(p.hosts, "@"); at >= 0 {
+		account := p.hosts[:at]
+		p.hosts = p.hosts[at+1:]
+		if p.user, p.password, found = strings.Cut(account, ":"); !found || p.password == "" {
 			return p, errForm
 		}
 	}
-	sound := p.hosts != ""
-	switch mode {
-	case modeSentinel:
-		sound = sound && p.path != ""
-	case modeCluster:
-		sound = sound && p.path == ""
-	default:
-		sound = sound && !strings.Contains(p.hosts, ",")
-	}
-	if !sound {
+	if mode == modeCluster && p.path != "" {
 		return p, errForm
 	}
 	return p, nil
@@ -122,19 +128,7 @@ func parseURL(text string, values []string) (opts *redis.UniversalOptions, autho
 	}
 	opts = &redis.UniversalOptions{IsClusterMode: p.mode == modeCluster}
 	u := urlReader{values: values}
-	opts.Username, opts.Password = u.text(p.user), u.text(p.password)
-	port := redisPort
-	if p.mode == modeSentinel {
-		port = sentinelPort
-	}
-	opts.Addrs = u.addresses(p.hosts, port)
-	database := p.path
-	if p.mode == modeSentinel {
-		var name string
-		name, database, _ = strings.Cut(p.path, "/")
-		opts.MasterName = u.text(name)
-	}
-	opts.DB = u.number(database)
+	u.place(p, opts)
 	if p.tls {
 		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
@@ -171,15 +165,42 @@ func (u *urlReader) restore(text string) string {
 	return text
 }
 
-func (u *urlReader) addresses(hosts, defaultPort string) (list []string) {
-	for host := range strings.SplitSeq(u.restore(hosts), ",") {
-		name, port, err := net.SplitHostPort(host)
-		if err != nil {
-			name, port = strings.Trim(host, "[]"), defaultPort
-		}
-		if name == "" || port == "" || strings.ContainsAny(name, "/@ []") {
+// place reads all but the query.
+func (u *urlReader) place(p parts, opts *redis.UniversalOptions) {
+	opts.Username, opts.Password = u.text(p.user), u.text(p.password)
+	port, database := redisPort, p.path
+	if p.mode == modeSentinel {
+		var name string
+		name, database, _ = strings.Cut(p.path, "/")
+		if opts.MasterName = u.text(name); !hostName.MatchString(opts.MasterName) {
 			u.fail(errForm)
 		}
+		port = sentinelPort
+	}
+	opts.Addrs = u.addresses(p.hosts, port)
+	if p.mode == "" && len(opts.Addrs) > 1 { // the client would take it for a cluster
+		u.fail(errForm)
+	}
+	opts.DB = u.number(database)
+}
+
+var (
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9._-]+$`) // Sentinel's names of primaries are like that, too
+	bracketed  = regexp.MustCompile(`^\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]$`)
+	portSuffix = regexp.MustCompile(`:[0-9]+$`)
+)
+
+func (u *urlReader) addresses(hosts, defaultPort string) (list []string) {
+	for host := range strings.SplitSeq(u.restore(hosts), ",") {
+		name, port := host, defaultPort
+		if suffix := portSuffix.FindString(host); suffix != "" {
+			name, port = strings.TrimSuffix(host, suffix), suffix[1:]
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || !hostName.MatchString(name) && !bracketed.MatchString(name) {
+			u.fail(errForm)
+		}
+		name = strings.Trim(name, "[]")
 		list = append(list, net.JoinHostPort(name, port))
 	}
 	return list
@@ -190,11 +211,11 @@ func (u *urlReader) number(part string) int {
 	if text == "" {
 		return 0
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		u.fail(errors.New("redis: invalid database in the URL (want a number)"))
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil {
+		u.fail(errDatabase)
 	}
-	return n
+	return int(n)
 }
 
 func (u *urlReader) query(query string, opts *redis.UniversalOptions) {

@@ -49,6 +49,10 @@ func TestURL(t *testing.T) {
 		"redis://h:1":                     {Addrs: []string{"h:1"}},
 		"redis://[::1]":                   {Addrs: []string{"[::1]:6379"}},
 		"redis://[::1]:1/4":               {Addrs: []string{"[::1]:1"}, DB: 4},
+		"redis://a-b_c.D:65535":           {Addrs: []string{"a-b_c.D:65535"}},
+		"redis://[fe80::1%eth0]:1":        {Addrs: []string{"[fe80::1%eth0]:1"}},
+		"redis://127.0.0.1":               {Addrs: []string{"127.0.0.1:6379"}},
+		"redis://u:p@x@h":                 {Addrs: []string{"h:6379"}, Username: "u", Password: "p@x"},
 		"redis://h/":                      {Addrs: []string{"h:6379"}},
 		"redis://:p@h":                    {Addrs: []string{"h:6379"}, Password: "p"},
 		"redis://u:p%40x@h":               {Addrs: []string{"h:6379"}, Username: "u", Password: "p@x"},
@@ -63,8 +67,8 @@ func TestURL(t *testing.T) {
 		"redis+cluster://a":               {Addrs: []string{"a:6379"}, IsClusterMode: true},
 		"redis+sentinel://a/c?sentinel_user=s&sentinel_password={env.TEST_SECRET}": {Addrs: []string{"a:26379"}, MasterName: "c", SentinelUsername: "s", SentinelPassword: secret},
 	} {
-		if !strings.HasPrefix(url, "{") && checkURL(url) != nil {
-			t.Errorf("%s is refused before it is loaded", url)
+		if err := checkURL(url); err != nil {
+			t.Errorf("%s is refused before it is loaded: %v", url, err)
 		}
 		got, err := parse(url)
 		if err != nil {
@@ -124,6 +128,55 @@ func TestURLsThatMustNotLoad(t *testing.T) {
 	}
 	if _, err := parse("rediss://h?ca=" + notPEM); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("a file without a certificate: %v", err)
+	}
+}
+
+// A URL that leads nowhere does not load, neither in plain text nor out of
+// placeholders. Else what a secret leaves in it, when nobody has escaped it,
+// would be a host in the log.
+func TestURLsThatLeadNowhere(t *testing.T) {
+	for _, url := range []string{
+		"redis://h:abc", "redis://h:0", "redis://h:-1", "redis://h:+1", "redis://h:65536", "redis://h:99999999", "redis://h:", "redis://h:1:2",
+		"redis://:1", "redis://[::1", "redis://::1", "redis://[::1]x", "redis://[h/1", "redis://[]", "redis://h]",
+		"redis://h%41", "redis://h\t", "redis://h h", "redis://s3cret#h", "redis://h\nx", "redis://é", "redis://h/ 3", "redis://h/+3", "redis://h/3/4",
+		"redis://h/99999999999999999999", "redis://oz:s3cret?x@h", "redis://oz:s3cret/x@h", "redis://oz:0/x@h/3", "redis://oz:s3cret@x/y@h", "redis://oz:1?x@h",
+		"redis+sentinel://a,b//3", "redis+sentinel://a,,b/c", "redis+sentinel://a,/c", "redis+sentinel://a/s3cret@h", "redis+sentinel://a/%00", "redis+sentinel://a/b%2fc",
+		"redis+sentinel://a/%73%40h/2", "redis+sentinel://oz:Zm9v/YmFy@s1/2", "redis+sentinel://oz:1/YmFy@s1/2", "redis+sentinel://a/c/3/4", "redis+sentinel://a/c?sentinel_password=s3cret@h",
+		"redis+cluster://a,b:x", "redis+cluster://,a", "redis+cluster://a,", "redis+cluster://u:1/2@a",
+	} {
+		t.Setenv("TEST_URL", url)
+		for _, text := range []string{url, "{env.TEST_URL}"} {
+			conn, err := open(text)
+			if err == nil {
+				t.Errorf("%q loads, as %q", url, text)
+				_ = conn.close()
+				continue
+			}
+			if said := err.Error(); said != errForm.Error() && said != errDatabase.Error() {
+				t.Errorf("%q: %v", url, err)
+			}
+		}
+		if err := checkURL(url); err == nil && !strings.Contains(url, "?") {
+			t.Errorf("%q is only refused when it is loaded", url)
+		}
+	}
+	for _, value := range []string{"s3cret@h", "s3cret/h", "h:s3cret", "s3 cret", "[s3cret", ":1", ","} {
+		t.Setenv("TEST_PART", value)
+		for _, url := range []string{"redis://{env.TEST_PART}", "redis+cluster://a,{env.TEST_PART}", "redis+sentinel://a/{env.TEST_PART}", "redis+sentinel://{env.TEST_PART}/a"} {
+			if conn, err := open(url); err == nil {
+				t.Errorf("%q loads in %s", value, url)
+				_ = conn.close()
+			} else if err.Error() != errForm.Error() {
+				t.Errorf("%q in %s: %v", value, url, err)
+			}
+			if err := checkURL(url); err != nil {
+				t.Errorf("%s: %v", url, err)
+			}
+		}
+	}
+	t.Setenv("TEST_PART", "a,b")
+	if _, err := open("redis://{env.TEST_PART}"); err == nil {
+		t.Error("a list is a cluster without being called one")
 	}
 }
 
