@@ -49,7 +49,7 @@ var connections = caddy.NewUsagePool()
 func open(url string) (*connection, error) {
 	text, values, err := resolve(url)
 	if err != nil {
-		return nil, fmt.Errorf("redis: %w", err)
+		return nil, err
 	}
 	opts, authorities, err := parseURL(text, values)
 	if err != nil {

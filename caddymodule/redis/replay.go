@@ -108,7 +108,7 @@ func (s *Replay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Err("replay_guard: redis needs a URL, and nothing else (such as redis://:{env.REDIS_PASSWORD}@redis.internal)")
 	}
 	if d.NextBlock(0) {
-		return d.Errf("replay_guard: unrecognized option %s (want also, on_error or window)", d.Val())
+		return d.Err("replay_guard: redis has no options of its own (want also, on_error or window)")
 	}
 	if err := checkURL(s.URL); err != nil {
 		return d.WrapErr(err)

@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule"
@@ -208,5 +210,25 @@ func TestCallsEnd(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// A store's arguments and options are not quoted, since any of them can be the
+// URL.
+func TestCaddyfileQuotesNothing(t *testing.T) {
+	for text, want := range map[string]string{
+		"redis":                                     "redis needs a URL",
+		"redis redis://:secret@h more":              "redis needs a URL",
+		"redis more redis://:secret@h":              "redis needs a URL",
+		"redis secret":                              "invalid URL",
+		"redis redis://:secret@h:x":                 "invalid URL",
+		"redis {\nredis://:secret@h\n}":             "redis needs a URL",
+		"redis redis://h {\nredis://:secret@h 1\n}": "redis has no options of its own",
+		"redis redis://h {\nentries secret\n}":      "redis has no options of its own",
+	} {
+		err := new(Replay).UnmarshalCaddyfile(caddyfile.NewTestDispenser(text))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -54,13 +55,14 @@ var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
 
 // resolve replaces the placeholders of a URL by marks, so that no character of
 // their values can be taken for a part of the URL. Only a URL that is a
-// placeholder as a whole is one afterwards.
+// placeholder as a whole is one afterwards. Its errors count placeholders
+// instead of naming them: braces may be a part of a password.
 func resolve(text string) (marked string, values []string, err error) {
 	repl := caddy.NewReplacer()
 	value := func(name string) string {
 		v, e := repl.ReplaceOrErr(name, true, true)
 		if e != nil && err == nil {
-			err = e
+			err = fmt.Errorf("redis: placeholder %d in the URL is unknown or empty (want one such as {env.REDIS_PASSWORD})", len(values)+1)
 		}
 		return strings.TrimRight(v, "\r\n") // of a file
 	}
@@ -242,6 +244,9 @@ func (u *urlReader) trust(config *tls.Config, file string) {
 	}
 	var err error
 	if u.authorities, err = os.ReadFile(file); err != nil {
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			err = path.Err // without the file's name, which is a part of the URL
+		}
 		u.fail(fmt.Errorf("redis: ca: %w", err))
 		return
 	}

@@ -89,6 +89,8 @@ func TestURL(t *testing.T) {
 // A URL that makes no sense does not load, and nothing of it is told.
 func TestURLsThatMustNotLoad(t *testing.T) {
 	t.Setenv("TEST_EMPTY", "")
+	t.Setenv("TEST_SET", "u")
+	t.Setenv("TEST_CA", "/secret")
 	for url, want := range map[string]string{
 		"":                              "invalid URL",
 		"h":                             "invalid URL",
@@ -108,9 +110,13 @@ func TestURLsThatMustNotLoad(t *testing.T) {
 		"redis://:secret@h?pool_size=9": "unknown option",
 		"redis://:secret@h?ca=/x":       "ca needs TLS",
 		"rediss://:secret@h?ca=/absent": "no such file",
-		"redis://:{env.TEST_EMPTY}@h":   "TEST_EMPTY",
-		"redis://:{env.TEST_ABSENT}@h":  "TEST_ABSENT",
-		"redis://:{nothing}@h":          "nothing",
+		"redis://:{env.TEST_EMPTY}@h":   "placeholder 1 in the URL is unknown or empty",
+		"redis://:{env.TEST_ABSENT}@h":  "placeholder 1 in the URL is unknown or empty",
+		"redis://{env.TEST_SET}:{x}@h":  "placeholder 2 in the URL is unknown or empty",
+		"redis://:s3{secret}et@h":       "placeholder 1 in the URL is unknown or empty",
+		"{secret}":                      "placeholder 1 in the URL is unknown or empty",
+		"{env.TEST_EMPTY}":              "placeholder 1 in the URL is unknown or empty",
+		"rediss://h?ca={env.TEST_CA}":   "no such file",
 	} {
 		opts, err := parse(url)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
