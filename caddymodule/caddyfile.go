@@ -504,7 +504,22 @@ func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
 // redisPackage has the store in Redis.
 const redisPackage = "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
 
-var storeName = regexp.MustCompile(`^[a-z0-9_]+$`)
+var (
+	storeName = regexp.MustCompile(`^[a-z0-9_]+$`)
+	plainWord = regexp.MustCompile(`^[a-z_]+$`)
+)
+
+// quotable returns the name of an unknown option of a guard as an error may
+// quote it: not at all, unless it is a word. It may be a store's URL, with a
+// password, in the wrong place.
+func quotable(name string) string {
+	if !plainWord.MatchString(name) {
+		return ""
+	}
+	return " " + name
+}
+
+func isURL(token caddyfile.Token) bool { return strings.Contains(token.Text, "://") }
 
 func registered(id string) bool {
 	_, err := caddy.GetModule(id)
@@ -527,6 +542,9 @@ func (p *parser) withoutOwn(segment caddyfile.Segment, name string, own map[stri
 		if !ours {
 			rest = append(rest, option...)
 			continue
+		}
+		if slices.ContainsFunc(option, isURL) { // the parsers of options quote what is wrong
+			return nil, nil, firstToken(option).Errf("%s: %s: a URL is in the wrong place (want replay_guard redis <url>)", name, option[0].Text)
 		}
 		if err := p.once(option, name+" "+option[0].Text, name+": "+option[0].Text, parse); err != nil {
 			return nil, nil, err

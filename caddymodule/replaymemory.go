@@ -85,17 +85,19 @@ func (m *ReplayMemory) Cleanup() error {
 func (m *ReplayMemory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("replay_guard: memory takes no arguments (want redis <url> for several gateways)")
 	}
 	for d.NextBlock(0) {
-		if d.Val() != "entries" {
-			return d.Errf("replay_guard: unrecognized option %s (want also, entries, on_error or window)", d.Val())
+		segment := d.NextSegment()
+		option := firstToken(segment)
+		if name := option.Val(); name != "entries" {
+			return option.Errf("replay_guard: unrecognized option%s (want also, entries, on_error or window)", quotable(name))
 		}
 		if m.Entries != 0 {
-			return d.Err("replay_guard: entries was already given")
+			return option.Err("replay_guard: entries was already given")
 		}
-		if err := countOption(&m.Entries, 1, mostReplayEntries)(d); err != nil {
-			return err
+		if err := countOption(&m.Entries, 1, mostReplayEntries)(firstToken(segment)); err != nil { // it quotes what may be a URL
+			return option.Errf("replay_guard: invalid entries (want one number from 1 to %d)", mostReplayEntries)
 		}
 	}
 	return nil
