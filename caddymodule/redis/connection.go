@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
+	"strings"
 	"time"
 	"unicode"
 
@@ -109,13 +111,31 @@ func plain(err error) error {
 	case errors.As(err, &op):
 		return fmt.Errorf("redis: %w", op)
 	case errors.As(err, &reply):
-		return fmt.Errorf("redis: it answered %s", errorCode(reply.Error()))
+		return replyError(errorCode(reply.Error()))
 	}
 	return fmt.Errorf("redis: error of type %T", err)
 }
 
+// replyError is the code of an error that Redis answered.
+type replyError string
+
+// Error implements error.
+func (e replyError) Error() string { return "redis: it answered " + string(e) }
+
+// noRight is how Redis says NOPERM of a command in a script.
+const noRight = "The user executing the script can't run this command"
+
+// inScript finds the code of an error that Redis 6 has put into one of a script.
+var inScript = regexp.MustCompile(`^ERR Error running script .*: -([A-Z]+) `)
+
 // errorCode returns the first word of an error of Redis, such as WRONGPASS.
 func errorCode(text string) string {
+	if strings.Contains(text, noRight) {
+		return "NOPERM"
+	}
+	if found := inScript.FindStringSubmatch(text); found != nil {
+		return found[1]
+	}
 	for i, r := range text {
 		if !unicode.IsUpper(r) {
 			text = text[:i]

@@ -9,6 +9,7 @@ package redis
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"time"
@@ -87,7 +88,7 @@ func (s *Replay) Provision(ctx caddy.Context) (err error) {
 	if s.conn, err = open(s.URL); err != nil {
 		return err
 	}
-	go s.look(ctx, s.conn, ctx.Logger())
+	go s.look(ctx, ctx.Logger())
 	return nil
 }
 
@@ -136,20 +137,62 @@ func (s *Replay) Release(ctx context.Context, key, owner string) error {
 	return plain(releaseScript.Run(ctx, s.conn, []string{prefix + key}, owner).Err())
 }
 
-// look tells the operator now what capsules would tell later. It uses what the
-// account must be allowed anyway; where INFO isn't allowed, nothing is said.
-func (s *Replay) look(ctx context.Context, conn *connection, logger *zap.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	err := conn.Get(ctx, prefix+"look").Err()
-	if err != nil && !errors.Is(err, redis.Nil) && !errors.Is(ctx.Err(), context.Canceled) {
-		logger.Warn("replay_guard: Redis does not answer as it should; on_error decides about capsules until it does", zap.Error(plain(err)))
+// look tells the operator now what capsules would be refused for later. Where
+// INFO isn't allowed, it says nothing of eviction.
+func (s *Replay) look(ctx context.Context, logger *zap.Logger) {
+	switch err := s.try(ctx); {
+	case errors.Is(ctx.Err(), context.Canceled): // the config has gone
+		return
+	case err != nil:
+		logger.Warn(advice(err)+"; meanwhile on_error decides about capsules", zap.Error(err))
 		return
 	}
-	info, err := conn.Info(ctx, "memory").Result()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	info, err := s.conn.Info(ctx, "memory").Result()
 	if err == nil && evicts(info) {
 		logger.Warn("replay_guard: Redis evicts keys when its memory is full, and a capsule whose claim was evicted can count again; set maxmemory-policy noeviction")
 	}
+}
+
+// lookLife is how long the key of a look stays that was cut short.
+const lookLife = 5 * time.Second
+
+// try does with a key of its own what capsules need: a read alone would succeed
+// with a replica, and with an account that may do no more. The claim sends its
+// script as text, as it must be sent after Redis was restarted.
+func (s *Replay) try(ctx context.Context) error {
+	key, owner := "look:"+rand.Text(), rand.Text()
+	for _, call := range []func(context.Context) error{
+		func(ctx context.Context) error {
+			return plain(claimScript.Eval(ctx, s.conn, []string{prefix + key}, owner, lookLife.Milliseconds()).Err())
+		},
+		func(ctx context.Context) error { return s.Settle(ctx, key, owner, lookLife) },
+		func(ctx context.Context) error { return s.Release(ctx, key, owner) },
+	} {
+		call := func() error {
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			return call(ctx)
+		}
+		if err := call(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// advice says in plain words what must change.
+func advice(err error) string {
+	reply, _ := errors.AsType[replyError](err)
+	switch reply {
+	case "READONLY":
+		return "replay_guard: Redis is a replica, which takes no claims; the URL must lead to the primary"
+	case "NOPERM":
+		return "replay_guard: the account in Redis lacks rights that claims need (want +set +get +del +eval +evalsha ~" + prefix +
+			"*, with a database other than 0 also +select, in a cluster +cluster|slots)"
+	}
+	return "replay_guard: Redis does not answer as it should"
 }
 
 // evicts reads Redis's account of its memory.

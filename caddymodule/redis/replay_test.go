@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -15,12 +16,15 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule"
 )
 
-// startServer runs a real Redis until the test ends, and returns its URL.
-func startServer(t *testing.T) string {
+// startServer runs a real Redis until the test ends, with options as on its command
+// line, and returns its URL.
+func startServer(t *testing.T, args ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	switch {
@@ -35,7 +39,8 @@ func startServer(t *testing.T) string {
 	}
 	addr := l.Addr().(*net.TCPAddr)
 	l.Close()
-	cmd := exec.Command(program, "--bind", "127.0.0.1", "--port", strconv.Itoa(addr.Port), "--dir", t.TempDir(), "--save", "")
+	args = append([]string{"--bind", "127.0.0.1", "--port", strconv.Itoa(addr.Port), "--dir", t.TempDir(), "--save", ""}, args...)
+	cmd := exec.Command(program, args...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +215,75 @@ func TestCallsEnd(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// What capsules would be refused for is told when the store is loaded, and the
+// rights that are documented are enough for it to be silent.
+func TestLook(t *testing.T) {
+	const rights = "+set +get +del +eval +evalsha ~oz_instant:replay:*"
+	for name, test := range map[string]struct {
+		args   []string
+		rights string
+		want   string // a part of the warning
+	}{
+		"the rights":       {nil, rights, ""},
+		"no set":           {nil, strings.Replace(rights, "+set ", "", 1), "NOPERM"},
+		"no get":           {nil, strings.Replace(rights, "+get ", "", 1), "NOPERM"},
+		"no del":           {nil, strings.Replace(rights, "+del ", "", 1), "NOPERM"},
+		"no eval":          {nil, strings.Replace(rights, "+eval ", "", 1), "NOPERM"},
+		"no evalsha":       {nil, strings.Replace(rights, "+evalsha ", "", 1), "NOPERM"},
+		"other keys":       {nil, strings.Replace(rights, "oz_instant", "other", 1), "NOPERM"},
+		"only get":         {nil, "+get ~*", "NOPERM"},
+		"a replica":        {[]string{"--replicaof", "127.0.0.1 1"}, rights, "READONLY"},
+		"without a master": {[]string{"--replicaof", "127.0.0.1 1", "--replica-serve-stale-data", "no"}, rights, "MASTERDOWN"},
+		"full":             {[]string{"--maxmemory", "1"}, rights, "OOM"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			account := append([]string{"--user", "oz", "on", ">s3cret", "-@all"}, strings.Fields(test.rights)...)
+			addr := strings.TrimPrefix(startServer(t, append(account, test.args...)...), "redis://")
+			conn, err := open("redis://oz:s3cret@" + addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.close() })
+			loadScripts(t, addr) // another gateway may have brought them
+			core, logs := observer.New(zap.DebugLevel)
+			(&Replay{conn: conn}).look(t.Context(), zap.New(core))
+			said := fmt.Sprint(logs.All())
+			switch {
+			case test.want == "" && logs.Len() > 0:
+				t.Errorf("logged: %s", said)
+			case test.want != "" && (logs.Len() != 1 || logs.All()[0].Level != zap.WarnLevel || !strings.Contains(said, test.want)):
+				t.Errorf("logged: %s, want a warning of %s", said, test.want)
+			}
+			if strings.Contains(said, "s3cret") || strings.Contains(said, prefix) && !strings.Contains(said, prefix+"*") {
+				t.Errorf("it tells too much: %s", said)
+			}
+			free := redis.NewClient(&redis.Options{Addr: addr})
+			defer free.Close()
+			keys, err := free.Keys(t.Context(), "*").Result()
+			for _, key := range keys {
+				if left := free.PTTL(t.Context(), key).Val(); left <= 0 || left > 10*time.Second {
+					t.Errorf("%s stays for %v", key, left)
+				}
+			}
+			if err == nil && test.want == "" && len(keys) > 0 {
+				t.Errorf("left %q", keys)
+			}
+		})
+	}
+}
+
+func loadScripts(t *testing.T, addr string) {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: addr})
+	defer c.Close()
+	for _, script := range []*redis.Script{claimScript, settleScript, releaseScript} {
+		if err := script.Load(t.Context(), c).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -195,8 +195,10 @@ func (serverError) RedisError()     {}
 // Errors of Redis are told without the arguments that it quotes.
 func TestErrorsQuoteNothing(t *testing.T) {
 	for err, want := range map[error]string{
-		serverError("ERR unknown command 'SET', with args beginning with: 'oz_instant:replay:secret'"): "redis: it answered ERR",
-		serverError("WRONGPASS invalid username-password pair, secret"):                                "redis: it answered WRONGPASS",
+		serverError("ERR unknown command 'SET', with args beginning with: 'oz_instant:replay:secret'"):                                                      "redis: it answered ERR",
+		serverError("WRONGPASS invalid username-password pair, secret"):                                                                                     "redis: it answered WRONGPASS",
+		serverError("ERR Error running script (call to f_6ea): @user_script:3: @user_script: 3: -READONLY You can't write against a read only replica."):    "redis: it answered READONLY",
+		serverError("ERR Error running script (call to f_6ea): @user_script:3: @user_script: 3: The user executing the script can't run this command or x"): "redis: it answered NOPERM",
 		serverError("secret"): "redis: it answered an error",
 		fmt.Errorf("call: %w", serverError("READONLY secret")): "redis: it answered READONLY",
 		errors.New("secret"): "redis: error of type *errors.errorString",
