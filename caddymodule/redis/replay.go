@@ -42,7 +42,8 @@ type Replay struct {
 	// authorities to trust instead of the machine's. Sentinels that want an account
 	// get `?sentinel_user=…&sentinel_password=…`. Placeholders such as
 	// `{env.REDIS_PASSWORD}` are replaced when the config is loaded, and shown
-	// nowhere; the admin API shows what stands here in plain text. Required.
+	// nowhere; the admin API, and Caddy's debug log, show what stands here in plain
+	// text. Required.
 	URL string `json:"url"`
 
 	conn *connection
