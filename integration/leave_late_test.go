@@ -82,10 +82,14 @@ func newWorkingApp(t testing.TB) *workingApp {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body) // else Go's server would not notice
 		a.began <- true
+		work := analysisTime
+		if r.URL.Path == "/cancel" { // it won't be needed
+			work = patience
+		}
 		select {
 		case <-r.Context().Done():
 			a.ended <- r.Context().Err()
-		case <-time.After(analysisTime):
+		case <-time.After(work):
 			a.ended <- nil
 		}
 	}))

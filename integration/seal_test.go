@@ -49,6 +49,12 @@ const sealSite = `
 			lifetime 5m
 		}
 	}
+	oz_instant /long {$OZ} {
+		seal {
+			audience app
+			lifetime 1h
+		}
+	}
 	oz_instant /attach {$OZ} {
 		best_shot attach
 		seal {
