@@ -139,13 +139,15 @@ func TestVerifiers(t *testing.T) {
 	vectors := readSealVectors(t)
 	key, shared := newSealKey(t), newSealKey(t)
 	wrongKind := newRSAKey(t, shared.kid)
+	nameless := newSealKey(t)
+	nameless.kid = ""
 	real := realSeal(t)
 	for language, command := range verifiers {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
 			line := command(t, verifyFolder(t))
 			next := newSealKey(t)
-			site := newKeySite(t, append(slices.Clone(vectors.keys), key.published(t), wrongKind.published(t), shared.published(t))...)
+			site := newKeySite(t, append(slices.Clone(vectors.keys), key.published(t), wrongKind.published(t), shared.published(t), nameless.published(t))...)
 
 			start := time.Now()
 			v := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, vectors.Folder,
@@ -161,6 +163,7 @@ func TestVerifiers(t *testing.T) {
 			v.judge(t, "issued in a moment", seal(key, 20*time.Second, time.Minute), "SUCCESS")
 			v.judge(t, "issued in a minute", seal(key, time.Minute, 2*time.Minute), "")
 			v.judge(t, "RSA key under the kid of an EC key", seal(wrongKind, 0, time.Minute), "")
+			v.judge(t, "key without a kid", seal(nameless, 0, time.Minute), "")
 			for range 20 {
 				v.judge(t, "made-up kid", seal(newSealKey(t), 0, time.Minute), "")
 			}

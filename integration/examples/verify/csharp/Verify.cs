@@ -86,7 +86,7 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
         return claims;
     }
 
-    private static string KidOf(string seal)
+    private static string? KidOf(string seal)
     {
         try
         {
@@ -99,7 +99,7 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
     }
 
     /// <summary>Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one.</summary>
-    private async Task<SecurityKey> KeyAsync(string kid)
+    private async Task<SecurityKey> KeyAsync(string? kid)
     {
         await turn.WaitAsync();
         try
@@ -127,5 +127,8 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
         }
     }
 
-    private JsonWebKey? Find(string kid) => keys.Keys.FirstOrDefault(key => key.Kid == kid && key.Kty == "EC" && key.Crv == "P-256");
+    // A seal without a kid, or with one that is no text, has no key, even if a key without a kid is published.
+    private JsonWebKey? Find(string? kid) => string.IsNullOrEmpty(kid)
+        ? null
+        : keys.Keys.FirstOrDefault(key => key.Kid == kid && key.Kty == "EC" && key.Crv == "P-256");
 }

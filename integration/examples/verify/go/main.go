@@ -86,7 +86,7 @@ func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
 			return nil, fmt.Errorf("fetching the keys: %w", err)
 		}
 	}
-	if found := v.keys.Key(kid); len(found) > 0 {
+	if found := v.keys.Key(kid); kid != "" && len(found) > 0 { // not a key without a kid for a seal without one
 		return &found[0], nil
 	}
 	return nil, errors.New("unknown kid")

@@ -71,6 +71,9 @@ final class SealVerifier
     /** Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one. */
     private function key(mixed $kid): array
     {
+        if (!is_string($kid)) {
+            throw new UnexpectedValueException('unknown kid');
+        }
         $keys = apcu_fetch($this->jwks) ?: [];
         // apcu_add succeeds once in each cool-down: anyone can make kids up, and they mustn't cause a fetch each.
         if (!isset($keys[$kid]) && apcu_add("tried $this->jwks", true, $this->coolDown)) {

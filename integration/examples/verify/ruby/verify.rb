@@ -33,6 +33,8 @@ class Verifier
     raise JWT::DecodeError, 'the folder is not the one that was sealed' if folder && Digest::SHA256.hexdigest(folder) != claims['folder_sha256']
 
     claims
+  rescue NoMethodError, TypeError, ArgumentError => e # of jwt, by a header that is no object, or an alg that is no text
+    raise JWT::DecodeError, "not a compact JWS: #{e.class}"
   end
 
   private

@@ -108,6 +108,7 @@ func vectors() []vector {
 		{Name: "no signature", Fault: "signature", Token: replacePart(good, 2, "")},
 
 		{Name: "folder changed", Fault: "folder", Token: seal(object{"folder_sha256": digest(reserialised)})},
+		{Name: "folder empty", Fault: "folder", Token: seal(object{"folder_sha256": digest("")})},
 		{Name: "folder without digest", Fault: "folder", Token: seal(object{"folder_sha256": nil})},
 		{Name: "foreign audience", Fault: "audience", Token: seal(object{"aud": "other.example.com"})},
 		{Name: "no audience", Fault: "audience", Token: seal(object{"aud": nil})},
@@ -115,6 +116,11 @@ func vectors() []vector {
 
 		{Name: "unknown kid", Fault: "unknown_key", Token: strangeKey.sign(strangeKey.header(), claims())},
 		{Name: "another key under a known kid", Fault: "signature", Token: strangeKey.sign(signingKey.header(), claims())},
+		{Name: "no kid", Fault: "unknown_key", Token: header(object{"kid": nil})},
+		{Name: "kid null", Fault: "unknown_key", Token: header(object{"kid": json.RawMessage("null")})},
+		{Name: "kid a number", Fault: "malformed", Token: header(object{"kid": 1})},
+		{Name: "kid an array", Fault: "malformed", Token: header(object{"kid": []string{}})},
+		{Name: "kid an object", Fault: "malformed", Token: header(object{"kid": object{}})},
 		{Name: "key in the header", Fault: "unknown_key",
 			Token: strangeKey.sign(merge(strangeKey.header(), object{"jwk": strangeKey.published()}), claims())},
 
@@ -125,6 +131,10 @@ func vectors() []vector {
 		{Name: "typ JWT", Fault: "type", Token: header(object{"typ": "JWT"})},
 		{Name: "no typ", Fault: "type", Token: header(object{"typ": nil})},
 
+		{Name: "alg a number", Fault: "malformed", Token: header(object{"alg": 1})},
+		{Name: "header an array", Fault: "malformed", Token: replacePart(good, 0, base64url([]byte("[1]")))},
+		{Name: "header null", Fault: "algorithm", Token: replacePart(good, 0, base64url([]byte("null")))},
+		{Name: "header not JSON", Fault: "malformed", Token: replacePart(good, 0, base64url([]byte{0xff}))},
 		{Name: "not a JWS", Fault: "malformed", Token: "SUCCESS"},
 		{Name: "two parts", Fault: "malformed", Token: good[:strings.LastIndex(good, ".")]},
 	}
