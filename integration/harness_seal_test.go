@@ -135,6 +135,7 @@ type keySite struct {
 
 	mu    sync.Mutex
 	keys  []json.RawMessage
+	fault http.HandlerFunc // answers instead, if set
 	asked int
 }
 
@@ -147,10 +148,17 @@ func newKeySite(t testing.TB, keys ...json.RawMessage) *keySite {
 	return k
 }
 
-func (k *keySite) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+// movedKeys is a path that has the keys in spite of a fault.
+const movedKeys = "/moved"
+
+func (k *keySite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked++
+	if k.fault != nil && r.URL.Path != movedKeys {
+		k.fault(w, r)
+		return
+	}
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	json.NewEncoder(w).Encode(map[string]any{"keys": k.keys})
 }
@@ -167,6 +175,13 @@ func (k *keySite) withdraw(key json.RawMessage) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.keys = []json.RawMessage{key}
+}
+
+// breaks has the site answer by this instead; nil mends it.
+func (k *keySite) breaks(fault http.HandlerFunc) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fault = fault
 }
 
 func (k *keySite) requests() int {

@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,6 +202,76 @@ func TestVerifiers(t *testing.T) {
 			if !t.Failed() {
 				t.Logf("%s accepts all %d good ones, refuses each of %d bad ones, takes a new key, forgets an old one, and asked %d times for the keys",
 					language, v.accepted+all.accepted+one.accepted, v.refused, site.requests())
+			}
+		})
+	}
+}
+
+// keyFaults are answers that publish no keys.
+var keyFaults = map[string]http.HandlerFunc{
+	"an error":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+	"a redirect":   func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, movedKeys, http.StatusFound) },
+	"a hang-up":    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	"half a body":  keysAre(`{"keys":[`, "Content-Length", "1000"),
+	"no JSON":      keysAre("no JSON"),
+	"null":         keysAre("null"),
+	"an array":     keysAre("[1]"),
+	"no keys":      keysAre("{}"),
+	"numbers":      keysAre(`{"keys":[1]}`),
+	"an object":    keysAre(`{"keys":{"a":1}}`),
+	"no x, no y":   keysAre(`{"keys":[{"kty":"EC","crv":"P-256","kid":"k"}]}`),
+	"x a number":   keysAre(`{"keys":[{"kty":"EC","crv":"P-256","kid":"k","x":1,"y":1}]}`),
+	"off curve":    keysAre(`{"keys":[{"kty":"EC","crv":"P-256","kid":"k","x":"AAAA","y":"AAAA"}]}`),
+	"kid an array": keysAre(`{"keys":[{"kty":"EC","crv":"P-256","kid":[],"x":"AAAA","y":"AAAA"}]}`),
+}
+
+func keysAre(document string, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for pair := range slices.Chunk(headers, 2) {
+			w.Header().Set(pair[0], pair[1])
+		}
+		io.WriteString(w, document)
+	}
+}
+
+// TestVerifiersWithoutKeys promises of each verifier that whatever a site answers instead of keys is a refusal as any other, that it
+// asks for them no more often than once in each cool-down while that lasts, and that it doesn't trust the keys that it has longer than
+// otherwise.
+func TestVerifiersWithoutKeys(t *testing.T) {
+	t.Parallel()
+	vectors := readSealVectors(t)
+	good := vectors.vector(t, "good").Token
+	for language, command := range verifiers {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			line := command(t, verifyFolder(t))
+			site := newKeySite(t, vectors.keys...)
+			start := time.Now()
+			v := &verdicts{verifier: startVerifier(t, line, site.URL, vectors.Audience, vectors.Folder,
+				strconv.Itoa(int(coolDown.Seconds())), strconv.Itoa(int(keysLife.Seconds())))}
+			for name, fault := range keyFaults {
+				site.breaks(fault)
+				for asked := site.requests(); site.requests() == asked; time.Sleep(coolDown / 20) {
+					v.judge(t, name, good, "")
+					if t.Failed() {
+						t.FailNow()
+					}
+				}
+			}
+			site.breaks(nil)
+			v.await(t, "after the faults", func() string { return good }, "ok SUCCESS")
+			site.breaks(keyFaults["an error"])
+			v.await(t, "keys that can't be fetched again", func() string {
+				v.judge(t, "made-up kid", newSealKey(t).seal(t, vectors, 0, time.Minute), "")
+				return good
+			}, "no: ")
+			site.breaks(nil)
+			v.await(t, "keys that can be fetched again", func() string { return good }, "ok SUCCESS")
+			if n, most := site.requests(), 1+int(time.Since(start)/coolDown); n > most {
+				t.Errorf("%d requests for the keys, want %d at most", n, most)
+			}
+			if exit := v.end(t); exit != 1 {
+				t.Errorf("exit %d after refusals, want 1", exit)
 			}
 		})
 	}

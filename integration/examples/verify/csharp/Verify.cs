@@ -39,11 +39,16 @@ return status;
 public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, TimeSpan maxAge)
 {
     private static readonly TimeSpan Leeway = TimeSpan.FromSeconds(30);
-    private static readonly HttpClient Http = new() { Timeout = TimeSpan.FromSeconds(5), MaxResponseContentBufferSize = 256 << 10 };
+    private static readonly HttpClient Http = new(new SocketsHttpHandler { AllowAutoRedirect = false }) // only the site itself may say what its keys are
+    {
+        Timeout = TimeSpan.FromSeconds(5),
+        MaxResponseContentBufferSize = 256 << 10,
+    };
 
     private readonly SemaphoreSlim turn = new(1);
     private JsonWebKeySet keys = new();
-    private long? fetched; // by Environment.TickCount64
+    private long? fetched; // when the keys came, by Environment.TickCount64
+    private long? tried; // when they were asked for, whatever came of it
 
     /// <summary>Returns the seal if it holds, and throws a SecurityTokenException otherwise.</summary>
     /// <param name="seal">the value of X-Oz-Seal</param>
@@ -110,10 +115,11 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
                 keys = new JsonWebKeySet();
             }
             // Unknown kids, which anyone can make up, mustn't cause more fetches than one in each cool-down.
-            if (Find(kid) is null && (fetched is not { } last || now - last >= coolDown.TotalMilliseconds))
+            if (Find(kid) is null && (tried is not { } last || now - last >= coolDown.TotalMilliseconds))
             {
-                fetched = now;
+                tried = now;
                 keys = new JsonWebKeySet(await Http.GetStringAsync(jwks));
+                fetched = now;
             }
             return Find(kid) ?? throw new SecurityTokenSignatureKeyNotFoundException("unknown kid");
         }

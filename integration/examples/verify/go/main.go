@@ -32,7 +32,8 @@ type Verifier struct {
 
 	mu      sync.Mutex
 	keys    jose.JSONWebKeySet
-	fetched time.Time
+	fetched time.Time // when the keys came
+	tried   time.Time // when they were asked for, whatever came of it
 }
 
 // Claims are what the gateway says. Add those that you use.
@@ -80,11 +81,13 @@ func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
 	if time.Since(v.fetched) >= v.MaxAge {
 		v.keys = jose.JSONWebKeySet{}
 	}
-	if len(v.keys.Key(kid)) == 0 && time.Since(v.fetched) >= v.CoolDown {
-		v.fetched = time.Now()
-		if err := v.fetch(); err != nil {
+	if len(v.keys.Key(kid)) == 0 && time.Since(v.tried) >= v.CoolDown {
+		v.tried = time.Now()
+		keys, err := v.fetch()
+		if err != nil {
 			return nil, fmt.Errorf("fetching the keys: %w", err)
 		}
+		v.keys, v.fetched = keys, v.tried
 	}
 	if found := v.keys.Key(kid); kid != "" && len(found) > 0 { // not a key without a kid for a seal without one
 		return &found[0], nil
@@ -92,22 +95,18 @@ func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
 	return nil, errors.New("unknown kid")
 }
 
-func (v *Verifier) fetch() error {
-	client := http.Client{Timeout: 5 * time.Second}
+func (v *Verifier) fetch() (keys jose.JSONWebKeySet, err error) {
+	client := http.Client{Timeout: 5 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Get(v.JWKS)
 	if err != nil {
-		return err
+		return keys, err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return errors.New(res.Status)
+	if res.StatusCode != http.StatusOK { // redirects, too: only the site itself may say what its keys are
+		return keys, errors.New(res.Status)
 	}
-	var keys jose.JSONWebKeySet
 	err = json.NewDecoder(io.LimitReader(res.Body, 256<<10)).Decode(&keys)
-	if err == nil {
-		v.keys = keys
-	}
-	return err
+	return keys, err
 }
 
 func main() {

@@ -71,9 +71,13 @@ final class SealVerifier {
     private final String audience;
     private final Duration coolDown; // between two fetches of the keys: unknown kids, which anyone can make up, mustn't cause more
     private final Duration maxAge; // of the keys: one that the site takes back mustn't be trusted for ever
-    private final HttpClient http = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(5)).build();
+    private final HttpClient http = HttpClient.newBuilder()
+            .connectTimeout(Duration.ofSeconds(5))
+            .followRedirects(HttpClient.Redirect.NEVER) // only the site itself may say what its keys are
+            .build();
     private Map<String, PublicKey> keys = Map.of();
-    private Long fetched; // by System.nanoTime
+    private Long fetched; // when the keys came, by System.nanoTime
+    private Long tried; // when they were asked for, whatever came of it
 
     SealVerifier(URI jwks, String audience, Duration coolDown, Duration maxAge) {
         this.jwks = jwks;
@@ -127,9 +131,10 @@ final class SealVerifier {
             keys = Map.of();
         }
         require(kid != null, "unknown kid");
-        if (!keys.containsKey(kid) && (fetched == null || now - fetched >= coolDown.toNanos())) {
-            fetched = now;
+        if (!keys.containsKey(kid) && (tried == null || now - tried >= coolDown.toNanos())) {
+            tried = now;
             keys = fetch();
+            fetched = now;
         }
         require(keys.containsKey(kid), "unknown kid");
         return keys.get(kid);

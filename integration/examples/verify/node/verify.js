@@ -6,22 +6,32 @@
 import {createHash} from 'node:crypto';
 import {readFileSync} from 'node:fs';
 import {createInterface} from 'node:readline';
-import {createRemoteJWKSet, jwtVerify} from 'jose';
+import {importJWK, jwtVerify} from 'jose';
 
 /**
- * verifier returns a function that gives the claims of a seal that holds, and throws otherwise. Make one, and keep it: it keeps the
- * keys, for cacheMaxAge, and fetches them anew for an unknown kid, but not more often than each cooldownDuration: anyone can make
- * kids up.
+ * Verifies the seals of one site. Make one, and keep it: it keeps the keys, for maxAge, so that one that the site takes back isn't
+ * trusted for ever.
+ *
+ * Not by jose's createRemoteJWKSet: that fetches the keys for each seal as long as they can't be fetched.
  */
-function verifier(jwks, audience, coolDown = 30, maxAge = 600) {
-  const keys = createRemoteJWKSet(new URL(jwks), {
-    cooldownDuration: coolDown * 1000, cacheMaxAge: maxAge * 1000, timeoutDuration: 5000,
-  });
-  // folder is the folder document as the app received it, byte for byte; leave it out if the app doesn't read it.
-  return async (seal, folder) => {
-    const {payload} = await jwtVerify(seal, keys, {
+class SealVerifier {
+  #keys = new Map();
+  #fetching;
+  #fetched = -Infinity; // when the keys came
+  #tried = -Infinity; // when they were asked for, whatever came of it
+
+  constructor(jwks, audience, coolDown = 30, maxAge = 600) {
+    Object.assign(this, {jwks, audience, coolDown, maxAge});
+  }
+
+  /**
+   * Returns the claims of a seal that holds, and throws otherwise. folder is the folder document as the app received it, byte for
+   * byte; leave it out if the app doesn't read it.
+   */
+  async verify(seal, folder) {
+    const {payload} = await jwtVerify(seal, ({kid}) => this.#key(kid), {
       algorithms: ['ES256'], // never what the seal itself names
-      typ: 'oz-seal+jwt', audience, issuer: 'oz_instant', clockTolerance: 30,
+      typ: 'oz-seal+jwt', audience: this.audience, issuer: 'oz_instant', clockTolerance: 30,
       requiredClaims: ['exp', 'iat', 'decision'],
     });
     // jose looks at iat only where maxTokenAge is set.
@@ -30,16 +40,39 @@ function verifier(jwks, audience, coolDown = 30, maxAge = 600) {
       throw new Error('the folder is not the one that was sealed');
     }
     return payload;
-  };
+  }
+
+  /** Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one. */
+  async #key(kid) {
+    const now = performance.now() / 1000;
+    if (now - this.#fetched >= this.maxAge) this.#keys = new Map();
+    // Unknown kids, which anyone can make up, mustn't cause more fetches than one in each cool-down.
+    if (!this.#keys.has(kid) && now - this.#tried >= this.coolDown) {
+      this.#tried = now;
+      this.#fetching = this.#fetch(now);
+    }
+    if (!this.#keys.has(kid)) await this.#fetching;
+    if (!this.#keys.has(kid)) throw new Error('unknown kid');
+    return this.#keys.get(kid);
+  }
+
+  async #fetch(now) {
+    // No redirects: only the site itself may say what its keys are.
+    const answer = await fetch(this.jwks, {redirect: 'error', signal: AbortSignal.timeout(5000)});
+    if (!answer.ok) throw new Error(`fetching the keys: ${answer.status}`);
+    const fit = (await answer.json()).keys.filter((key) => key.crv === 'P-256' && typeof key.kid === 'string');
+    this.#keys = new Map(await Promise.all(fit.map(async (key) => [key.kid, await importJWK(key, 'ES256')])));
+    this.#fetched = now;
+  }
 }
 
 const [jwks, audience, file, ...seconds] = process.argv.slice(2);
-const verify = verifier(jwks, audience, ...seconds.map(Number));
+const verifier = new SealVerifier(jwks, audience, ...seconds.map(Number));
 const folder = file && readFileSync(file);
 process.exitCode = 0;
 for await (const seal of createInterface({input: process.stdin})) {
   try {
-    console.log('ok', (await verify(seal, folder || undefined)).decision);
+    console.log('ok', (await verifier.verify(seal, folder || undefined)).decision);
   } catch (error) {
     process.exitCode = 1;
     console.log('no:', String(error.message).replaceAll('\n', ' '));

@@ -27,7 +27,8 @@ class Verifier:
 
     def __init__(self, jwks, audience, cool_down=30, max_age=600):
         self.jwks, self.audience, self.cool_down, self.max_age = jwks, audience, cool_down, max_age
-        self.lock, self.keys, self.fetched = threading.Lock(), {}, -math.inf
+        self.lock, self.keys = threading.Lock(), {}
+        self.fetched = self.tried = -math.inf  # when the keys came, and when they were asked for, whatever came of it
 
     def verify(self, seal, folder=None):
         """Returns the claims of a seal that holds, and raises jwt.PyJWTError otherwise.
@@ -58,20 +59,27 @@ class Verifier:
             now = time.monotonic()
             if now - self.fetched >= self.max_age:
                 self.keys = {}
-            if kid not in self.keys and now - self.fetched >= self.cool_down:
-                self.fetched = now
-                self.fetch()
+            if kid not in self.keys and now - self.tried >= self.cool_down:
+                self.tried = now
+                self.keys, self.fetched = self.fetch(), now
             if kid not in self.keys:
                 raise jwt.InvalidTokenError("unknown kid")
             return self.keys[kid]
 
     def fetch(self):
         try:
-            with urllib.request.urlopen(self.jwks, timeout=5) as answer:
+            with urllib.request.build_opener(NoRedirect).open(self.jwks, timeout=5) as answer:
                 keys = json.loads(answer.read(256 << 10))["keys"]
-        except (OSError, ValueError, KeyError) as error:
-            raise jwt.InvalidTokenError("fetching the keys: " + str(error)) from error
-        self.keys = {k["kid"]: jwt.PyJWK(k, "ES256").key for k in keys if k.get("crv") == "P-256" and "kid" in k}
+            return {k["kid"]: jwt.PyJWK(k, "ES256").key for k in keys if k.get("crv") == "P-256" and "kid" in k}
+        except Exception as error:  # whatever is wrong with the answer, its seals are refused
+            raise jwt.InvalidTokenError("fetching the keys: " + repr(error)) from error
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: only the site itself may say what its keys are."""
+
+    def redirect_request(self, *_):
+        return None
 
 
 def main():

@@ -15,7 +15,8 @@ class Verifier
 
   def initialize(jwks, audience, cool_down = 30, max_age = 600)
     @jwks, @audience, @cool_down, @max_age = URI(jwks), audience, cool_down, max_age
-    @lock, @keys, @fetched = Mutex.new, { keys: [] }, -Float::INFINITY
+    @lock, @keys = Mutex.new, {}
+    @fetched = @tried = -Float::INFINITY # when the keys came, and when they were asked for, whatever came of it
   end
 
   # Returns the claims of a seal that holds, and raises JWT::DecodeError otherwise. folder is the folder document as the app
@@ -24,9 +25,9 @@ class Verifier
     claims, header = JWT.decode(
       seal, nil, true,
       algorithms: ['ES256'], # never what the seal itself names
-      jwks: method(:keys), aud: @audience, verify_aud: true, iss: 'oz_instant', verify_iss: true, leeway: LEEWAY,
+      aud: @audience, verify_aud: true, iss: 'oz_instant', verify_iss: true, leeway: LEEWAY,
       required_claims: %w[aud iss exp iat decision]
-    )
+    ) { |head| key(head['kid']) }
     raise JWT::DecodeError, 'not a seal: typ is another' unless header['typ'] == 'oz-seal+jwt'
     # Not by verify_iat, which has no leeway.
     raise JWT::DecodeError, 'issued in the future' unless claims['iat'].is_a?(Integer) && claims['iat'] <= Time.now.to_i + LEEWAY
@@ -39,29 +40,29 @@ class Verifier
 
   private
 
-  # Is asked again, with kid_not_found, where the keys at hand don't have the seal's: so the site can take a new one.
-  def keys(options)
+  # Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one.
+  def key(kid)
     @lock.synchronize do
       now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
-      age = now - @fetched
-      @keys = { keys: [] } if age >= @max_age
-      if options[:kid_not_found] && age >= @cool_down
-        @fetched = now
-        @keys = fetch
+      @keys = {} if now - @fetched >= @max_age
+      if !@keys.key?(kid) && now - @tried >= @cool_down
+        @tried = now
+        @keys, @fetched = fetch, now
       end
-      @keys
+      @keys.fetch(kid) { raise JWT::DecodeError, 'unknown kid' }
     end
   end
 
+  # Doesn't follow redirects: only the site itself may say what its keys are.
   def fetch
-    answer = Net::HTTP.start(@jwks.host, @jwks.port, use_ssl: @jwks.scheme == 'https', open_timeout: 5, read_timeout: 5) do |http|
+    answer = Net::HTTP.start(@jwks.host, @jwks.port, use_ssl: @jwks.scheme == 'https', open_timeout: 5, read_timeout: 5, max_retries: 0) do |http|
       http.get(@jwks.request_uri)
     end
     raise JWT::DecodeError, "fetching the keys: #{answer.code}" unless answer.is_a?(Net::HTTPOK)
 
-    list = JSON.parse(answer.body, symbolize_names: true)[:keys]
-    { keys: list.select { |key| key[:crv] == 'P-256' && key[:kid] } }
-  rescue SystemCallError, Timeout::Error, SocketError, JSON::ParserError => e
+    list = JSON.parse(answer.body).fetch('keys').select { |key| key['crv'] == 'P-256' && key['kid'].is_a?(String) }
+    list.to_h { |key| [key['kid'], JWT::JWK.import(key).keypair] }
+  rescue StandardError => e # whatever is wrong with the answer, its seals are refused
     raise JWT::DecodeError, "fetching the keys: #{e.class}"
   end
 end
