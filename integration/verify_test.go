@@ -187,11 +187,19 @@ func TestVerifiers(t *testing.T) {
 			}
 
 			again := newKeySite(t, vectors.keys...)
-			all := &verdicts{verifier: startVerifier(t, line, again.URL, vectors.Audience, "")}
+			all := &verdicts{verifier: startVerifier(t, line, again.URL, vectors.Audience, "-")}
 			all.judge(t, "good, without a folder", vectors.vector(t, "good").Token, "SUCCESS")
 			all.judge(t, "another folder, at which nobody looks", vectors.vector(t, "folder changed").Token, "SUCCESS")
 			if exit := all.end(t); exit != 0 {
 				t.Errorf("exit %d with nothing refused, want 0", exit)
+			}
+			for name, file := range map[string]string{"no folder": "", "an empty folder": os.DevNull} {
+				none := &verdicts{verifier: startVerifier(t, line, again.URL, vectors.Audience, file)}
+				none.judge(t, name, vectors.vector(t, "good").Token, "")
+				none.judge(t, name+", of which there is a digest", vectors.vector(t, "folder empty").Token, "")
+				if exit := none.end(t); exit != 1 {
+					t.Errorf("exit %d after refusals, want 1", exit)
+				}
 			}
 
 			one := &verdicts{verifier: startVerifier(t, line, real.keys, "app", real.folder)}

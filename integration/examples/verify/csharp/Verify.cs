@@ -1,6 +1,6 @@
 // Shows how an app in C# verifies seals: copy SealVerifier. It needs Microsoft.IdentityModel.JsonWebTokens.
 //
-//   dotnet run -- <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+//   dotnet run -- <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -15,13 +15,13 @@ var seconds = args.Skip(3).Select(arg => double.Parse(arg, CultureInfo.Invariant
 var coolDown = TimeSpan.FromSeconds(seconds.Length > 1 ? seconds[0] : 30);
 var maxAge = TimeSpan.FromSeconds(seconds.Length > 1 ? seconds[1] : 600);
 var verifier = new SealVerifier(new Uri(args[0]), args[1], coolDown, maxAge);
-var folder = args[2] == "" ? null : File.ReadAllBytes(args[2]);
+var folder = args[2] is "" or "-" ? null : File.ReadAllBytes(args[2]);
 var status = 0;
 while (Console.ReadLine() is { } seal)
 {
     try
     {
-        var claims = await verifier.VerifyAsync(seal, folder);
+        var claims = await (args[2] == "-" ? verifier.VerifyWithoutFolderAsync(seal) : verifier.VerifyAsync(seal, folder));
         Console.WriteLine("ok " + claims.GetPayloadValue<string>("decision"));
     }
     catch (SecurityTokenException e)
@@ -50,10 +50,26 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
     private long? fetched; // when the keys came, by Environment.TickCount64
     private long? tried; // when they were asked for, whatever came of it
 
-    /// <summary>Returns the seal if it holds, and throws a SecurityTokenException otherwise.</summary>
+    /// <summary>
+    /// Returns the seal if it holds, and throws a SecurityTokenException otherwise. Without a folder nothing holds: a genuine seal may
+    /// come with a forged one.
+    /// </summary>
     /// <param name="seal">the value of X-Oz-Seal</param>
-    /// <param name="folder">the folder document as the app received it, byte for byte; null if the app doesn't read it</param>
+    /// <param name="folder">the folder document as the app received it, byte for byte</param>
     public async Task<JsonWebToken> VerifyAsync(string seal, byte[]? folder)
+    {
+        var claims = await VerifyWithoutFolderAsync(seal);
+        if (folder is not { Length: > 0 } ||
+            !claims.TryGetPayloadValue<string>("folder_sha256", out var digest) ||
+            digest != Convert.ToHexString(SHA256.HashData(folder)).ToLowerInvariant())
+        {
+            throw new SecurityTokenException("the folder is not the one that was sealed");
+        }
+        return claims;
+    }
+
+    /// <summary>Is for an app that doesn't read the folder, which may be forged.</summary>
+    public async Task<JsonWebToken> VerifyWithoutFolderAsync(string seal)
     {
         var key = await KeyAsync(KidOf(seal));
         var result = await new JsonWebTokenHandler().ValidateTokenAsync(seal, new TokenValidationParameters
@@ -81,12 +97,6 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
         if (!claims.TryGetPayloadValue<string>("decision", out _))
         {
             throw new SecurityTokenException("no decision");
-        }
-        if (folder is not null &&
-            (!claims.TryGetPayloadValue<string>("folder_sha256", out var digest) ||
-             digest != Convert.ToHexString(SHA256.HashData(folder)).ToLowerInvariant()))
-        {
-            throw new SecurityTokenException("the folder is not the one that was sealed");
         }
         return claims;
     }

@@ -1,6 +1,6 @@
 // Command go shows how an app in Go verifies seals: copy Verifier. It needs github.com/go-jose/go-jose/v4.
 //
-//	go run ./integration/examples/verify/go <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+//	go run ./integration/examples/verify/go <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 package main
@@ -43,9 +43,21 @@ type Claims struct {
 	FolderSHA256 string `json:"folder_sha256"`
 }
 
-// Verify returns the claims of a seal that holds. folder is the folder document as the app received it, byte for byte; nil if the
-// app doesn't read it.
+// Verify returns the claims of a seal that holds. folder is the folder document as the app received it, byte for byte. Without one
+// nothing holds: a genuine seal may come with a forged folder.
 func (v *Verifier) Verify(seal string, folder []byte) (*Claims, error) {
+	claims, err := v.VerifyWithoutFolder(seal)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(folder); len(folder) == 0 || hex.EncodeToString(sum[:]) != claims.FolderSHA256 {
+		return nil, errors.New("the folder is not the one that was sealed")
+	}
+	return claims, nil
+}
+
+// VerifyWithoutFolder is for an app that doesn't read the folder, which may be forged.
+func (v *Verifier) VerifyWithoutFolder(seal string) (*Claims, error) {
 	token, err := jwt.ParseSigned(seal, []jose.SignatureAlgorithm{jose.ES256}) // never what the seal itself names
 	if err != nil {
 		return nil, err
@@ -67,9 +79,6 @@ func (v *Verifier) Verify(seal string, folder []byte) (*Claims, error) {
 	}
 	if claims.Expiry == nil || claims.IssuedAt == nil || claims.Decision == "" { // go-jose lets absent ones pass
 		return nil, errors.New("exp, iat or decision is missing")
-	}
-	if sum := sha256.Sum256(folder); folder != nil && hex.EncodeToString(sum[:]) != claims.FolderSHA256 {
-		return nil, errors.New("the folder is not the one that was sealed")
 	}
 	return claims, nil
 }
@@ -111,13 +120,10 @@ func (v *Verifier) fetch() (keys jose.JSONWebKeySet, err error) {
 
 func main() {
 	verifier := &Verifier{JWKS: os.Args[1], Audience: os.Args[2], CoolDown: 30 * time.Second, MaxAge: 10 * time.Minute}
-	var folder []byte
-	if os.Args[3] != "" {
-		folder, _ = os.ReadFile(os.Args[3])
-		if folder == nil {
-			fmt.Println("the folder file can't be read")
-			os.Exit(1)
-		}
+	verify := verifier.VerifyWithoutFolder
+	if os.Args[3] != "-" {
+		folder, _ := os.ReadFile(os.Args[3]) // if it can't be read, nothing holds
+		verify = func(seal string) (*Claims, error) { return verifier.Verify(seal, folder) }
 	}
 	if len(os.Args) > 5 {
 		verifier.CoolDown, _ = time.ParseDuration(os.Args[4] + "s")
@@ -125,7 +131,7 @@ func main() {
 	}
 	status := 0
 	for seals := bufio.NewScanner(os.Stdin); seals.Scan(); {
-		claims, err := verifier.Verify(seals.Text(), folder)
+		claims, err := verify(seals.Text())
 		if err != nil {
 			status = 1
 			fmt.Println("no:", strings.ReplaceAll(err.Error(), "\n", " "))

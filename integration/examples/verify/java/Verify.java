@@ -1,6 +1,6 @@
 // Shows how an app in Java verifies seals: copy SealVerifier. It needs Java 17 and jackson-databind.
 //
-//   java -cp jackson-databind.jar:jackson-core.jar:jackson-annotations.jar Verify.java <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+//   java -cp jackson-databind.jar:jackson-core.jar:jackson-annotations.jar Verify.java <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -44,12 +44,14 @@ class Verify {
         Duration coolDown = Duration.ofSeconds(args.length > 4 ? Long.parseLong(args[3]) : 30);
         Duration maxAge = Duration.ofSeconds(args.length > 4 ? Long.parseLong(args[4]) : 600);
         SealVerifier verifier = new SealVerifier(URI.create(args[0]), args[1], coolDown, maxAge);
-        byte[] folder = args[2].isEmpty() ? null : Files.readAllBytes(Path.of(args[2]));
+        boolean without = args[2].equals("-");
+        byte[] folder = without || args[2].isEmpty() ? null : Files.readAllBytes(Path.of(args[2]));
         int status = 0;
         BufferedReader seals = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String seal = seals.readLine(); seal != null; seal = seals.readLine()) {
             try {
-                System.out.println("ok " + verifier.verify(seal, folder).get("decision").textValue());
+                JsonNode claims = without ? verifier.verifyWithoutFolder(seal) : verifier.verify(seal, folder);
+                System.out.println("ok " + claims.get("decision").textValue());
             } catch (GeneralSecurityException e) {
                 status = 1;
                 System.out.println("no: " + String.valueOf(e.getMessage()).replace('\n', ' '));
@@ -87,11 +89,21 @@ final class SealVerifier {
     }
 
     /**
-     * Returns the claims of a seal that holds, and throws otherwise.
+     * Returns the claims of a seal that holds, and throws otherwise. Without a folder nothing holds: a genuine seal may come with a
+     * forged one.
      *
-     * @param folder the folder document as the app received it, byte for byte; null if the app doesn't read it
+     * @param folder the folder document as the app received it, byte for byte
      */
     JsonNode verify(String seal, byte[] folder) throws GeneralSecurityException {
+        JsonNode claims = verifyWithoutFolder(seal);
+        require(folder != null && folder.length > 0, "there is no folder");
+        String digest = HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(folder));
+        require(digest.equals(claims.path("folder_sha256").textValue()), "the folder is not the one that was sealed");
+        return claims;
+    }
+
+    /** Is for an app that doesn't read the folder, which may be forged. */
+    JsonNode verifyWithoutFolder(String seal) throws GeneralSecurityException {
         try {
             String[] parts = seal.split("\\.", -1);
             require(parts.length == 3, "not a compact JWS");
@@ -104,24 +116,20 @@ final class SealVerifier {
             es256.update((parts[0] + "." + parts[1]).getBytes(StandardCharsets.US_ASCII));
             require(es256.verify(decode(parts[2])), "the signature is wrong");
             JsonNode claims = JSON.readTree(decode(parts[1]));
-            check(claims, folder);
+            check(claims);
             return claims;
         } catch (IOException | IllegalArgumentException e) {
             throw new GeneralSecurityException("not a compact JWS, or the keys can't be fetched", e);
         }
     }
 
-    private void check(JsonNode claims, byte[] folder) throws GeneralSecurityException {
+    private void check(JsonNode claims) throws GeneralSecurityException {
         long now = System.currentTimeMillis() / 1000;
         require(claims.path("exp").isIntegralNumber() && claims.get("exp").asLong() > now - LEEWAY, "expired");
         require(claims.path("iat").isIntegralNumber() && claims.get("iat").asLong() <= now + LEEWAY, "issued in the future");
         require(audience.equals(claims.path("aud").textValue()), "another audience");
         require("oz_instant".equals(claims.path("iss").textValue()), "another issuer");
         require(claims.path("decision").isTextual(), "no decision");
-        if (folder != null) {
-            String digest = HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(folder));
-            require(digest.equals(claims.path("folder_sha256").textValue()), "the folder is not the one that was sealed");
-        }
     }
 
     /** Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one. */

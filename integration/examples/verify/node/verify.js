@@ -1,6 +1,6 @@
 // Shows how an app in Node.js verifies seals: copy verifier. It needs jose (npm install jose).
 //
-//   node verify.js <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+//   node verify.js <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 import {createHash} from 'node:crypto';
@@ -26,9 +26,18 @@ class SealVerifier {
 
   /**
    * Returns the claims of a seal that holds, and throws otherwise. folder is the folder document as the app received it, byte for
-   * byte; leave it out if the app doesn't read it.
+   * byte. Without one nothing holds: a genuine seal may come with a forged folder.
    */
   async verify(seal, folder) {
+    const claims = await this.verifyWithoutFolder(seal);
+    if (!folder?.length || createHash('sha256').update(folder).digest('hex') !== claims.folder_sha256) {
+      throw new Error('the folder is not the one that was sealed');
+    }
+    return claims;
+  }
+
+  /** Is for an app that doesn't read the folder, which may be forged. */
+  async verifyWithoutFolder(seal) {
     const {payload} = await jwtVerify(seal, ({kid}) => this.#key(kid), {
       algorithms: ['ES256'], // never what the seal itself names
       typ: 'oz-seal+jwt', audience: this.audience, issuer: 'oz_instant', clockTolerance: 30,
@@ -36,9 +45,6 @@ class SealVerifier {
     });
     // jose looks at iat only where maxTokenAge is set.
     if (payload.iat > Date.now() / 1000 + 30) throw new Error('issued in the future');
-    if (folder && createHash('sha256').update(folder).digest('hex') !== payload.folder_sha256) {
-      throw new Error('the folder is not the one that was sealed');
-    }
     return payload;
   }
 
@@ -68,11 +74,12 @@ class SealVerifier {
 
 const [jwks, audience, file, ...seconds] = process.argv.slice(2);
 const verifier = new SealVerifier(jwks, audience, ...seconds.map(Number));
-const folder = file && readFileSync(file);
+const folder = file === '-' ? '' : file && readFileSync(file);
 process.exitCode = 0;
 for await (const seal of createInterface({input: process.stdin})) {
   try {
-    console.log('ok', (await verifier.verify(seal, folder || undefined)).decision);
+    const claims = await (file === '-' ? verifier.verifyWithoutFolder(seal) : verifier.verify(seal, folder));
+    console.log('ok', claims.decision);
   } catch (error) {
     process.exitCode = 1;
     console.log('no:', String(error.message).replaceAll('\n', ' '));

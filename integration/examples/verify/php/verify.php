@@ -2,7 +2,7 @@
 // Shows how an app in PHP verifies seals: copy SealVerifier. It needs phpseclib 3 (composer require phpseclib/phpseclib:~3.0) and
 // APCu, which keeps the keys from one request to the next.
 //
-//   php verify.php <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+//   php verify.php <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 //
@@ -27,10 +27,20 @@ final class SealVerifier
 
     /**
      * Returns the claims of a seal that holds, and throws an UnexpectedValueException otherwise. $folder is the folder document as
-     * the app received it, byte for byte: file_get_contents('php://input'), or $_POST['folder'] with best_shot attach; null if the
-     * app doesn't read it.
+     * the app received it, byte for byte: file_get_contents('php://input'), or $_POST['folder'] with best_shot attach. Without one
+     * nothing holds: a genuine seal may come with a forged folder.
      */
-    public function verify(string $seal, ?string $folder = null): array
+    public function verify(string $seal, ?string $folder): array
+    {
+        $claims = $this->verifyWithoutFolder($seal);
+        if (($folder ?? '') === '' || hash('sha256', $folder) !== ($claims['folder_sha256'] ?? null)) {
+            throw new UnexpectedValueException('the folder is not the one that was sealed');
+        }
+        return $claims;
+    }
+
+    /** Is for an app that doesn't read the folder, which may be forged. */
+    public function verifyWithoutFolder(string $seal): array
     {
         $parts = explode('.', $seal);
         if (count($parts) !== 3) {
@@ -49,11 +59,11 @@ final class SealVerifier
         if (!$key->withHash('sha256')->withSignatureFormat('Raw')->verify("$parts[0].$parts[1]", $pair)) {
             throw new UnexpectedValueException('the signature is wrong');
         }
-        $this->check($claims, $folder);
+        $this->check($claims);
         return $claims;
     }
 
-    private function check(array $claims, ?string $folder): void
+    private function check(array $claims): void
     {
         $failures = array_keys(array_filter([
             'expired' => !is_int($claims['exp'] ?? null) || $claims['exp'] <= time() - self::LEEWAY,
@@ -61,7 +71,6 @@ final class SealVerifier
             'another audience' => ($claims['aud'] ?? null) !== $this->audience,
             'another issuer' => ($claims['iss'] ?? null) !== 'oz_instant',
             'no decision' => !is_string($claims['decision'] ?? null),
-            'the folder is not the one that was sealed' => $folder !== null && hash('sha256', $folder) !== ($claims['folder_sha256'] ?? null),
         ]));
         if ($failures) {
             throw new UnexpectedValueException(implode(', ', $failures));
@@ -111,11 +120,12 @@ final class SealVerifier
 [, $jwks, $audience, $file] = $argv;
 $seconds = array_map(intval(...), array_slice($argv, 4));
 $verifier = new SealVerifier($jwks, $audience, ...$seconds);
-$folder = $file === '' ? null : file_get_contents($file);
+$folder = in_array($file, ['', '-'], true) ? null : file_get_contents($file);
 $status = 0;
 while (($line = fgets(STDIN)) !== false) {
     try {
-        $claims = $verifier->verify(rtrim($line, "\n"), $folder);
+        $seal = rtrim($line, "\n");
+        $claims = $file === '-' ? $verifier->verifyWithoutFolder($seal) : $verifier->verify($seal, $folder);
         echo "ok {$claims['decision']}\n";
     } catch (UnexpectedValueException $e) {
         $status = 1;

@@ -1,14 +1,14 @@
 """Shows how an app in Python verifies seals: copy Verifier. It needs PyJWT with cryptography (pip install pyjwt[crypto]).
 
-    python3 verify.py <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+    python3 verify.py <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 
 It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 """
 
 import hashlib
-import hmac
 import json
 import math
+import pathlib
 import sys
 import threading
 import time
@@ -30,15 +30,23 @@ class Verifier:
         self.lock, self.keys = threading.Lock(), {}
         self.fetched = self.tried = -math.inf  # when the keys came, and when they were asked for, whatever came of it
 
-    def verify(self, seal, folder=None):
+    def verify(self, seal, folder):
         """Returns the claims of a seal that holds, and raises jwt.PyJWTError otherwise.
 
-        folder is the folder document as the app received it, byte for byte; None if the app doesn't read it.
+        folder is the folder document as the app received it, byte for byte. Without one nothing holds: a genuine seal may come with
+        a forged folder.
         """
+        claims = self.verify_without_folder(seal)
+        if not folder or hashlib.sha256(folder).hexdigest() != claims.get("folder_sha256"):
+            raise jwt.InvalidTokenError("the folder is not the one that was sealed")
+        return claims
+
+    def verify_without_folder(self, seal):
+        """Is for an app that doesn't read the folder, which may be forged."""
         header = jwt.get_unverified_header(seal)
         if header.get("typ") != "oz-seal+jwt":
             raise jwt.InvalidTokenError("not a seal: typ is another")
-        claims = jwt.decode(
+        return jwt.decode(
             seal,
             self.key(header.get("kid")),
             algorithms=["ES256"],  # never what the seal itself names
@@ -47,11 +55,6 @@ class Verifier:
             leeway=30,
             options={"require": ["iss", "aud", "exp", "iat", "decision"]},
         )
-        if folder is not None:
-            digest = hashlib.sha256(folder).hexdigest()
-            if not hmac.compare_digest(digest, claims.get("folder_sha256", "")):
-                raise jwt.InvalidTokenError("the folder is not the one that was sealed")
-        return claims
 
     def key(self, kid):
         """Returns the key with that kid, and fetches the keys anew if it isn't among them: so the site can take a new one."""
@@ -85,14 +88,13 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 def main():
     jwks, audience, file = sys.argv[1:4]
     verifier = Verifier(jwks, audience, *map(float, sys.argv[4:6]))
-    folder = None
-    if file:
-        with open(file, "rb") as f:
-            folder = f.read()
+    folder = pathlib.Path(file).read_bytes() if file not in ("", "-") else None
     status = 0
     for line in sys.stdin:
         try:
-            print("ok", verifier.verify(line.rstrip("\n"), folder)["decision"], flush=True)
+            seal = line.rstrip("\n")
+            claims = verifier.verify_without_folder(seal) if file == "-" else verifier.verify(seal, folder)
+            print("ok", claims["decision"], flush=True)
         except jwt.PyJWTError as error:
             status = 1
             print("no:", " ".join(str(error).split()), flush=True)

@@ -1,6 +1,6 @@
 # Shows how an app in Ruby verifies seals: copy Verifier. It needs jwt (gem install jwt).
 #
-#   ruby verify.rb <jwks URL> <audience> <folder file or ""> [cool-down and life of keys, in seconds] < seals
+#   ruby verify.rb <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 #
 # It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 require 'digest'
@@ -20,8 +20,18 @@ class Verifier
   end
 
   # Returns the claims of a seal that holds, and raises JWT::DecodeError otherwise. folder is the folder document as the app
-  # received it, byte for byte; nil if the app doesn't read it.
-  def verify(seal, folder = nil)
+  # received it, byte for byte. Without one nothing holds: a genuine seal may come with a forged folder.
+  def verify(seal, folder)
+    claims = verify_without_folder(seal)
+    if folder.to_s.empty? || Digest::SHA256.hexdigest(folder) != claims['folder_sha256']
+      raise JWT::DecodeError, 'the folder is not the one that was sealed'
+    end
+
+    claims
+  end
+
+  # Is for an app that doesn't read the folder, which may be forged.
+  def verify_without_folder(seal)
     claims, header = JWT.decode(
       seal, nil, true,
       algorithms: ['ES256'], # never what the seal itself names
@@ -31,7 +41,6 @@ class Verifier
     raise JWT::DecodeError, 'not a seal: typ is another' unless header['typ'] == 'oz-seal+jwt'
     # Not by verify_iat, which has no leeway.
     raise JWT::DecodeError, 'issued in the future' unless claims['iat'].is_a?(Integer) && claims['iat'] <= Time.now.to_i + LEEWAY
-    raise JWT::DecodeError, 'the folder is not the one that was sealed' if folder && Digest::SHA256.hexdigest(folder) != claims['folder_sha256']
 
     claims
   rescue NoMethodError, TypeError, ArgumentError => e # of jwt, by a header that is no object, or an alg that is no text
@@ -69,11 +78,12 @@ end
 
 jwks, audience, file, *seconds = ARGV
 verifier = Verifier.new(jwks, audience, *seconds.map(&:to_f))
-folder = file.empty? ? nil : File.binread(file)
+folder = File.binread(file) unless ['', '-'].include?(file)
 status = 0
 $stdout.sync = true
 $stdin.each_line(chomp: true) do |seal|
-  puts "ok #{verifier.verify(seal, folder)['decision']}"
+  claims = file == '-' ? verifier.verify_without_folder(seal) : verifier.verify(seal, folder)
+  puts "ok #{claims['decision']}"
 rescue JWT::DecodeError => e
   status = 1
   puts "no: #{e.message.tr("\n", ' ')}"
