@@ -107,7 +107,7 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
         {
             return new JsonWebToken(seal).Kid;
         }
-        catch (ArgumentException e) // SecurityTokenMalformedException is one, and no SecurityTokenException
+        catch (Exception e) // SecurityTokenMalformedException is an ArgumentException, and no SecurityTokenException
         {
             throw new SecurityTokenException("not a compact JWS", e);
         }
@@ -133,7 +133,7 @@ public sealed class SealVerifier(Uri jwks, string audience, TimeSpan coolDown, T
             }
             return Find(kid) ?? throw new SecurityTokenSignatureKeyNotFoundException("unknown kid");
         }
-        catch (Exception e) when (e is HttpRequestException or TaskCanceledException or ArgumentException)
+        catch (Exception e) when (e is not SecurityTokenException) // whatever is wrong with the answer, its seals are refused
         {
             throw new SecurityTokenException("fetching the keys: " + e.GetType().Name, e);
         }
