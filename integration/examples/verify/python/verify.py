@@ -43,7 +43,10 @@ class Verifier:
 
     def verify_without_folder(self, seal):
         """Is for an app that doesn't read the folder, which may be forged."""
-        header = jwt.get_unverified_header(seal)
+        try:
+            header = jwt.get_unverified_header(seal)
+        except (RecursionError, UnicodeError) as error:  # which PyJWT lets out
+            raise jwt.DecodeError("not a compact JWS") from error
         if header.get("typ") != "oz-seal+jwt":
             raise jwt.InvalidTokenError("not a seal: typ is another")
         return jwt.decode(

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -134,8 +135,10 @@ func vectors() []vector {
 		{Name: "alg a number", Fault: "malformed", Token: header(object{"alg": 1})},
 		{Name: "header an array", Fault: "malformed", Token: replacePart(good, 0, base64url([]byte("[1]")))},
 		{Name: "header null", Fault: "algorithm", Token: replacePart(good, 0, base64url([]byte("null")))},
+		{Name: "header deep", Fault: "malformed", Token: replacePart(good, 0, base64url(bytes.Repeat([]byte("["), 2000)))},
 		{Name: "header not JSON", Fault: "malformed", Token: replacePart(good, 0, base64url([]byte{0xff}))},
 		{Name: "not a JWS", Fault: "malformed", Token: "SUCCESS"},
+		{Name: "four parts", Fault: "malformed", Token: good + "."},
 		{Name: "two parts", Fault: "malformed", Token: good[:strings.LastIndex(good, ".")]},
 	}
 	secrets := signingKey.asSecrets()
