@@ -105,7 +105,10 @@ func (v *Verifier) key(kid string) (*jose.JSONWebKey, error) {
 }
 
 func (v *Verifier) fetch() (keys jose.JSONWebKeySet, err error) {
-	client := http.Client{Timeout: 5 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := http.Client{
+		Timeout:       5 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	res, err := client.Get(v.JWKS)
 	if err != nil {
 		return keys, err
