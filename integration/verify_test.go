@@ -275,7 +275,8 @@ func TestVerifiersWithoutKeys(t *testing.T) {
 			}, "no: ")
 			site.breaks(nil)
 			v.await(t, "keys that can be fetched again", func() string { return good }, "ok SUCCESS")
-			if n, most := site.requests(), 1+int(time.Since(start)/coolDown); n > most {
+			// After the hang-up Go and Java may ask once again within one try (RFC 9110 9.2.2), which Java can't be told not to do.
+			if n, most := site.requests(), 2+int(time.Since(start)/coolDown); n > most {
 				t.Errorf("%d requests for the keys, want %d at most", n, most)
 			}
 			if exit := v.end(t); exit != 1 {
