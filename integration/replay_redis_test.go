@@ -138,7 +138,7 @@ func TestReplayRedisRefuses(t *testing.T) {
 // TestReplayCluster promises that a cluster works, and TestReplayFailover a Sentinel.
 func TestReplayCluster(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t, "--cluster-enabled", "yes")
+	r := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort(t)))
 	r.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 	r.await(t, "Cluster state changed: ok")
 	rights := account("+cluster|slots")
