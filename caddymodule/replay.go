@@ -207,7 +207,7 @@ var storeCalls = [...]string{storeClaim, storeSettle, storeRelease}
 
 // guarded is what a guard makes of an attempt.
 type guarded struct {
-	result string    // empty: the capsule never was whole, or there is no guard
+	result string    // empty: the capsule was never whole, or nothing guards it
 	reason oz.Reason // empty: the decision stands
 	err    error     // of the store
 }
@@ -376,7 +376,6 @@ func (c *claim) decide(res *Result) guarded {
 	}
 	switch {
 	case errors.Is(err, ErrClaimed):
-		c.release() // what else is this attempt's
 		return guarded{replayReplayed, oz.Replayed, nil}
 	case also == oz.Replayed:
 		return guarded{replayReplayed, also, nil}
