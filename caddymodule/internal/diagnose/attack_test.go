@@ -363,7 +363,7 @@ func TestAttackReplays(t *testing.T) {
 	}
 }
 
-// A site that shuts the kit out answers nothing as a SUCCESS, and is no site that holds.
+// A site that shuts the kit out answers nothing as a SUCCESS. That must not count as holding.
 func TestAttackIsShutOut(t *testing.T) {
 	t.Parallel()
 	s := &site{pages: honest, shutsOut: 40}

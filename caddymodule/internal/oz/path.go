@@ -88,7 +88,7 @@ func equals(v gjson.Result, value string) bool {
 }
 
 // Text returns the one value that the path selects in doc: a string that isn't
-// empty, or the JSON text of a number. Anything else is no value, and neither are
+// empty, or the JSON text of a number. Anything else counts as absent, and so do
 // several. ReadFolder must have accepted doc.
 func (p Path) Text(doc []byte) (text string, ok bool) {
 	if len(p.parts) == 0 {
