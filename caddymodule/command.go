@@ -445,7 +445,7 @@ func (h *Handler) explain(status int, doc []byte) (diagnose.Explanation, error) 
 }
 
 func (h *Handler) forApp(res *Result) (*diagnose.ForApp, error) {
-	doc, err := h.document(res)
+	doc, err := h.body(res)
 	if err != nil {
 		return nil, err
 	}

@@ -167,6 +167,7 @@ type Handler struct {
 	client        *ozclient.Client
 	gate          *upload.Gate
 	metrics       *metrics
+	events        events
 	logger        *zap.Logger
 }
 

@@ -33,16 +33,9 @@ func (h *Handler) routesFor(d oz.Decision) (caddyhttp.RouteList, bool) {
 	return nil, false
 }
 
-// forward passes the request to the app, through the handle_decision routes
-// for its decision if there are any.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, res *Result) error {
-	doc, err := h.document(res)
-	if err != nil {
-		return caddyhttp.Error(http.StatusInternalServerError, err)
-	}
-	if doc.seal, err = h.Seal.sign(r, res, doc.folder); err != nil {
-		return caddyhttp.Error(http.StatusInternalServerError, err)
-	}
+// forward passes the request with doc to the app, through the handle_decision
+// routes for its decision if there are any.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, res *Result, doc document) error {
 	if routes, routed := h.routesFor(res.verdict.Decision); routed {
 		next = routes.Compile(next)
 	}
@@ -93,10 +86,19 @@ type document struct {
 	seal      string // empty without one
 }
 
-// document makes the app's body: the folder without the best shot and what
-// `strip` names. A decision that has no folder for the app comes with the
-// problem document that the client would have got.
-func (h *Handler) document(res *Result) (document, error) {
+// document makes the app's body, and seals it if seals are asked for.
+func (h *Handler) document(r *http.Request, res *Result) (document, error) {
+	doc, err := h.body(res)
+	if err == nil {
+		doc.seal, err = h.Seal.sign(r, res, doc.folder)
+	}
+	return doc, err
+}
+
+// body makes the app's body: the folder without the best shot and what `strip`
+// names. A decision that has no folder for the app comes with the problem
+// document that the client would have got.
+func (h *Handler) body(res *Result) (document, error) {
 	if !reachesApp(res.verdict.Decision) {
 		body := h.problem(res).document()
 		return document{body: body, mediaType: problemMediaType, folder: body}, nil

@@ -52,6 +52,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.join(ctx); err != nil {
 		return err
 	}
+	if err := h.provisionEvents(ctx); err != nil {
+		return err
+	}
 	return h.provisionOz(ctx)
 }
 
@@ -108,6 +111,7 @@ func (h *Handler) options() ozclient.Options {
 		MaxAnswer:        h.MaxAnswer,
 		KeepBestShot:     h.BestShot == bestShotKeep,
 		CollectBestShots: h.collectsShots(),
+		Granted:          h.metrics.tokenRefreshed,
 	}
 }
 
@@ -179,17 +183,22 @@ func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next cadd
 
 	res := h.analyze(r, next, stream, life, claim)
 	state.record(res)
-	h.observe(r, res, time.Since(start))
 
 	rest := r.WithContext(life.Context())
 	rest.Body = stream.Rest()
 	r.Body = http.NoBody // {http.request.body} would read on
 	if res.fault != nil || !h.forwards(res.verdict.Decision) {
+		h.observe(r, res, time.Since(start))
 		life.Grace(0) // nobody would see the answer
 		return h.refuse(w, rest, h.problem(res), res.upload.Unread)
 	}
+	doc, err := h.document(rest, res)
+	h.observe(r, res, time.Since(start)) // when the app's request is ready: that is the gateway's work, too
+	if err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, err)
+	}
 	life.Grace(appGrace)
-	return h.forward(w, rest, next, res)
+	return h.forward(w, rest, next, res, doc)
 }
 
 // analyze gets a Result for a capsule: once there is capacity for it, Oz is
@@ -197,17 +206,16 @@ func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next cadd
 func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *upload.Stream, life *upload.Lifetime, claim *claim) *Result {
 	var a attempt
 	admission, err := h.gate.Acquire(life.Context(), stream)
-	if admission != nil {
-		a.queued, a.uploading = admission.Queued, admission.Upload
-	}
 	if err != nil {
 		a.refused = err
 	} else {
+		a.queued, a.uploading, a.buffered = admission.Queued, admission.Upload, admission.Buffered
 		h.ask(life, r, next, admission, claim, &a)
 	}
 	a.upload, a.gone = stream.State(), life.Gone()
 	attach := h.BestShot == bestShotAttach
 	a.guarded = claim.conclude(newResult(a, attach))
+	a.stored = claim.storeTime()
 	return newResult(a, attach)
 }
 
@@ -237,19 +245,6 @@ func requirementsOf(r *http.Request, require []Requirement, paths []oz.Path) []o
 		reqs[i] = oz.Requirement{Path: paths[i], Value: value}
 	}
 	return reqs
-}
-
-// observe leaves a Result in metrics and log.
-func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
-	var p *problem
-	h.metrics.guarded(res.guarded)
-	if res.fault != nil {
-		p = h.problem(res)
-		h.metrics.refused(p.kind)
-	} else {
-		h.metrics.decided(res, total)
-	}
-	h.log(r, res, p)
 }
 
 // Interface guards

@@ -2,11 +2,15 @@ package caddymodule
 
 import (
 	"errors"
+	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
@@ -24,6 +28,14 @@ type metrics struct {
 	busy         *prometheus.CounterVec
 	memory       prometheus.Gauge
 	tokens       *prometheus.CounterVec
+
+	containerErrors *prometheus.CounterVec
+	analyses        *prometheus.CounterVec
+	aborted         *prometheus.CounterVec
+	own             prometheus.Histogram
+	answerBytes     prometheus.Histogram
+	pruned          prometheus.Counter
+	refreshes       *prometheus.CounterVec
 
 	replays         *prometheus.CounterVec
 	replayForgotten prometheus.Counter
@@ -74,6 +86,36 @@ func newMetrics() *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "session_tokens_total",
 			Help: "Session tokens that were asked for, by result: issued, or the reason why not.",
 		}, []string{"result"}),
+		containerErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "container_errors_total",
+			Help: "Capsules that Oz refused, by its error_code.",
+		}, []string{"error_code"}),
+		analyses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "analyses_total",
+			Help: "Analyses in Oz's answers, by type and how they ended, before anything else had a say in the decision.",
+		}, []string{"type", "resolution_status"}),
+		aborted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "upload_aborted_total",
+			Help: "Uploads that ended before the capsule was whole, by cause.",
+		}, []string{"cause"}),
+		own: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "own_seconds",
+			Help:    "Time that the gateway itself adds to a capsule: everything until the app's request is ready that is neither the client's, Oz's, the app's nor waiting.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25},
+		}),
+		answerBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "answer_bytes",
+			Help:    "Size of Oz's answers to capsules, best shots included.",
+			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 9), // 1 KiB to 64 MiB
+		}),
+		pruned: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "pruned_bytes_total",
+			Help: "Bytes of best shots that were cut out of Oz's answers.",
+		}),
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "token_refreshes_total",
+			Help: "Access tokens that were asked for, by logging in or by refreshing one, by result: issued, or the reason why not.",
+		}, []string{"result"}),
 		replays: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "replay_total",
 			Help: "Whole capsules that the replay guard looked at, by result: first was decided and is remembered, released was not decided, replayed was here before, error is a store that failed, allowed the same with a decision that stands.",
@@ -111,6 +153,23 @@ func (m *metrics) zero() {
 	for _, result := range tokenResults {
 		m.tokens.WithLabelValues(result)
 	}
+	for _, result := range refreshResults {
+		m.refreshes.WithLabelValues(result)
+	}
+	for _, code := range oz.ContainerCodes() {
+		m.containerErrors.WithLabelValues(strconv.Itoa(code))
+	}
+	for _, typ := range analysisNames {
+		for _, status := range analysisStatuses {
+			m.analyses.WithLabelValues(typ, status)
+		}
+	}
+	for _, cause := range abortCauses {
+		m.aborted.WithLabelValues(cause.name)
+	}
+	for _, cause := range [...]string{string(upload.CauseMemory), string(upload.CauseDisplaced), abortUnreadable} {
+		m.aborted.WithLabelValues(cause)
+	}
 	for _, result := range replayResults {
 		m.replays.WithLabelValues(result)
 	}
@@ -128,6 +187,7 @@ func (m *metrics) zero() {
 func (m *metrics) register(registry prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
 		m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.queued, m.busy, m.memory, m.tokens,
+		m.containerErrors, m.analyses, m.aborted, m.own, m.answerBytes, m.pruned, m.refreshes,
 		m.replays, m.replayForgotten, m.storeTime, m.storeErrors,
 	} {
 		var already prometheus.AlreadyRegisteredError
@@ -158,7 +218,106 @@ func (m *metrics) decided(res *Result, total time.Duration) {
 	m.duration.WithLabelValues("upload").Observe(res.uploadTime().Seconds())
 	m.duration.WithLabelValues("oz").Observe(res.liveness.Time.Seconds())
 	m.duration.WithLabelValues("total").Observe(total.Seconds())
+	m.own.Observe(res.ownTime(total).Seconds())
 	m.capsuleBytes.Observe(float64(res.upload.Bytes))
+}
+
+// otherLabel stands for all words of Oz that nobody has heard of: labels come
+// from closed sets. Caddy's own metrics write it in this way.
+const otherLabel = "_other"
+
+var (
+	analysisNames    = []string{oz.Quality, oz.Biometry, otherLabel}
+	analysisStatuses = append(oz.AnalysisStatuses(), otherLabel)
+)
+
+func labelOf(known []string, word string) string {
+	if slices.Contains(known, word) {
+		return word
+	}
+	return otherLabel
+}
+
+// received counts what came in, from the client and from Oz, whatever was
+// decided by it.
+func (m *metrics) received(res *Result) {
+	if cause := abortCause(res); cause != "" {
+		m.aborted.WithLabelValues(cause).Inc()
+	}
+	m.answered(res.liveness)
+	if res.match != nil {
+		m.answered(res.match.answer)
+	}
+}
+
+func (m *metrics) answered(a ozclient.Answer) {
+	if a.Status == 0 {
+		return
+	}
+	m.answerBytes.Observe(float64(a.Bytes))
+	m.pruned.Add(float64(a.Cut))
+	if a.Verdict.Reason == oz.Container {
+		m.containerErrors.WithLabelValues(strconv.Itoa(a.Verdict.Error.Code)).Inc()
+	}
+	if a.Verdict.Folder == nil {
+		return
+	}
+	for _, analysis := range a.Verdict.Folder.Analyses {
+		m.analyses.WithLabelValues(labelOf(analysisNames, analysis.Type), labelOf(analysisStatuses, analysis.ResolutionStatus)).Inc()
+	}
+}
+
+// abortCauses say what ended an upload.
+var abortCauses = []struct {
+	fault error
+	name  string
+}{
+	{upload.ErrGone, "gone"},
+	{upload.ErrStalled, "stalled"},
+	{upload.ErrTimeout, "timeout"},
+	{upload.ErrSiteTimeout, "site_timeout"},
+	{upload.ErrShort, "short"},
+	{upload.ErrTooLarge, "too_large"},
+}
+
+// abortUnreadable is for bad framing, and for all that is not listed above.
+const abortUnreadable = "unreadable"
+
+// abortCause returns what ended the upload before it was whole; empty if
+// nothing did, or if it had not begun.
+func abortCause(res *Result) string {
+	switch {
+	case res.upload.Received || res.upload.Bytes == 0:
+		return ""
+	case res.busy != "": // for want of memory, or displaced
+		return string(res.busy)
+	case res.upload.Fault == nil:
+		return ""
+	}
+	if _, ofSite := errors.AsType[*http.MaxBytesError](res.upload.Fault); ofSite { // by Caddy's request_body directive
+		return "too_large"
+	}
+	for _, cause := range abortCauses {
+		if errors.Is(res.upload.Fault, cause.fault) {
+			return cause.name
+		}
+	}
+	return abortUnreadable
+}
+
+// refreshResults are the words for what came of an access token.
+var refreshResults = []string{
+	tokenIssued, string(oz.Unauthorized), string(oz.Overloaded), string(oz.TooLargeForOz), string(oz.UnexpectedStatus),
+	string(oz.MalformedAnswer), string(oz.Unreachable), string(oz.ConnectionLost), string(oz.Timeout),
+}
+
+// tokenRefreshed counts an access token that came, or did not for a reason.
+func (m *metrics) tokenRefreshed(reason oz.Reason) {
+	result := tokenIssued
+	if reason != "" {
+		result = string(reason)
+	}
+	m.refreshes.WithLabelValues(result).Inc()
 }
 
 // storeCalled counts a call of the replay guard's store. A claim of

@@ -229,6 +229,7 @@ type claim struct {
 	err   error
 
 	concluded bool
+	waited    time.Duration // for the store, by the attempt
 }
 
 // guard prepares the claim of a capsule, and its upload for it.
@@ -307,8 +308,20 @@ func (g *ReplayGuard) alsoKey(value string) string {
 
 // wait waits until the claim is made, or never will be.
 func (c *claim) wait() {
+	defer c.clock(time.Now())
 	c.stop()
 	<-c.done
+}
+
+// clock adds the time since start to what the attempt has waited for the store.
+func (c *claim) clock(start time.Time) { c.waited += time.Since(start) }
+
+// storeTime returns how long the attempt has waited for the store.
+func (c *claim) storeTime() time.Duration {
+	if c == nil {
+		return 0
+	}
+	return c.waited
 }
 
 // reason returns what the claim makes of the decision; empty if it may stand.
@@ -366,6 +379,7 @@ func (c *claim) conclude(res *Result) guarded {
 func (c *claim) decide(res *Result) guarded {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
+	defer c.clock(time.Now())
 	allow := c.guard.OnError == onErrorAllow
 	err := c.settle(ctx, c.keys...)
 	var also oz.Reason
@@ -441,6 +455,7 @@ func (c *claim) settle(ctx context.Context, keys ...string) error {
 
 // release gives all claims of this attempt back: now, or soon.
 func (c *claim) release() {
+	defer c.clock(time.Now())
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	if c.releaseAll(ctx) != nil {

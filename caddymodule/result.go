@@ -6,10 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
@@ -19,7 +15,9 @@ import (
 type attempt struct {
 	upload    upload.State
 	queued    time.Duration // waiting for capacity
-	uploading time.Duration // receiving, where the capsule was buffered
+	uploading time.Duration // receiving, before it was admitted
+	buffered  bool          // that was all of it
+	stored    time.Duration // waiting for the replay guard's store
 	gone      bool          // the client left in the meantime
 
 	refused  error // why the capsule did not get to Oz: *upload.Refused or the client's fault; nil if it did
@@ -245,111 +243,12 @@ func (res *Result) setClaims(claims map[string]any) {
 	}
 }
 
-// logFields returns the facts as the log and the access log have them.
-func (res *Result) logFields() []zap.Field {
-	fields := make([]zap.Field, 0, len(facts)+16)
-	for i, f := range facts {
-		switch {
-		case f.number != nil:
-			fields = append(fields, zap.Int64(f.name, f.number(res)))
-		case res.words[i] != "":
-			fields = append(fields, zap.String(f.name, res.words[i]))
-		}
-	}
-	return fields
-}
-
 // placeholder returns the value of facts[i].
 func (res *Result) placeholder(i int) any {
 	if number := facts[i].number; number != nil {
 		return number(res)
 	}
 	return res.words[i]
-}
-
-// log writes the one line that a capsule leaves, and its facts into the access
-// log. Nothing in it is personal: ids and words of Oz that passed headerValue,
-// counts and times.
-func (h *Handler) log(r *http.Request, res *Result, p *problem) {
-	if res.fault != nil {
-		if entry := h.logger.Check(zapcore.InfoLevel, "capsule refused"); entry != nil {
-			fields := []zap.Field{zap.String("problem", p.kind), zap.Int64("capsule_bytes", res.upload.Bytes)}
-			entry.Write(append(fields, res.callFields()...)...)
-		}
-		return
-	}
-	fields := res.logFields()
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(zap.Dict("oz_instant", fields...))
-	}
-	level := zapcore.InfoLevel
-	switch {
-	case res.verdict.Decision == oz.Unavailable && res.busy == "": // the operator must fix it
-		level = zapcore.ErrorLevel
-	case res.guarded.result == replayAllowed:
-		level = zapcore.WarnLevel
-	}
-	if entry := h.logger.Check(level, "capsule decided"); entry != nil {
-		entry.Write(append(fields, res.callFields()...)...)
-	}
-}
-
-// callFields are about the way to Oz and back.
-func (res *Result) callFields() []zap.Field {
-	fields := []zap.Field{
-		zap.Duration("upload", res.uploadTime()),
-		zap.Duration("queue", res.queued),
-		zap.Duration("oz", res.liveness.Time),
-		zap.String("upstream", res.liveness.Upstream),
-		zap.Int("upstream_tries", res.liveness.Tries),
-		zap.Int("oz_status", res.liveness.Status),
-		zap.Int64("answer_bytes", res.liveness.Bytes),
-		zap.Int64("cut_bytes", res.liveness.Cut),
-		zap.Bool("client_gone", res.gone),
-	}
-	if shots := res.liveness.BestShots; len(shots) > 0 {
-		fields = append(fields, zap.Int("best_shots", len(shots)), zap.Int("best_shots_unusable", unusable(shots)))
-	}
-	if m := res.match; m != nil {
-		fields = append(fields, zap.Duration("reference", m.reference))
-		if m.asked {
-			fields = append(fields,
-				zap.Duration("match", m.answer.Time),
-				zap.String("match_upstream", m.answer.Upstream),
-				zap.Int("match_status", m.answer.Status))
-		}
-	}
-	fields = append(fields, res.guardFields()...)
-	if res.why != nil {
-		fields = append(fields, zap.Error(res.why))
-	}
-	return fields
-}
-
-// guardFields are the replay guard's. The ids of a folder that counts for
-// nothing are for the operator alone.
-func (res *Result) guardFields() (fields []zap.Field) {
-	g := res.guarded
-	if g.result == "" {
-		return nil
-	}
-	fields = append(fields, zap.String("replay_guard", g.result))
-	if g.result == replayAllowed {
-		fields = append(fields, zap.NamedError("replay_guard_error", g.err))
-	}
-	if f := res.liveness.Verdict.Folder; f != nil && res.verdict.Folder == nil {
-		fields = append(fields, zap.String("folder_id", headerValue(f.ID)), zap.String("event_session_id", headerValue(f.EventSessionID)))
-	}
-	return fields
-}
-
-// uploadTime returns the client's part: receiving a buffered capsule, or
-// streaming one to Oz.
-func (res *Result) uploadTime() time.Duration {
-	if res.uploading > 0 {
-		return res.uploading
-	}
-	return res.liveness.Upload
 }
 
 func unusable(shots []oz.BestShot) (n int) {

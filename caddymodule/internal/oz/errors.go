@@ -1,6 +1,7 @@
 package oz
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -66,11 +67,11 @@ func (s strict) code(dst **int) error {
 	return nil
 }
 
+// containerCodes are the codes by which Oz complains about a capsule.
+var containerCodes = []int{CodeMissingPayload, CodeNoMedia, CodeDamaged, CodeNoContainer, CodeInvalidContainer}
+
+// ContainerCodes lists the codes by which Oz complains about a capsule.
+func ContainerCodes() []int { return slices.Clone(containerCodes) }
+
 // Container reports whether it is the capsule that Oz complains about.
-func (e Error) Container() bool {
-	switch e.Code {
-	case CodeMissingPayload, CodeNoMedia, CodeDamaged, CodeNoContainer, CodeInvalidContainer:
-		return true
-	}
-	return false
-}
+func (e Error) Container() bool { return slices.Contains(containerCodes, e.Code) }

@@ -37,6 +37,11 @@ type Analysis struct {
 	ErrorMessage     string // error_message
 }
 
+// AnalysisStatuses lists the words for how an analysis can end.
+func AnalysisStatuses() []string {
+	return []string{wordSuccess, wordOperatorRequired, wordDeclined, wordFailed}
+}
+
 // ReadFolder reads a pruned answer by the strictest rules there are: one
 // object, valid UTF-8 throughout, no name twice, nothing after it, and none of
 // the names that it reads in another case. Its errors wrap ErrMalformed and quote nothing of doc.

@@ -23,6 +23,10 @@ type Options struct {
 	MaxAnswer        int64
 	KeepBestShot     bool // best shots stay in the folder
 	CollectBestShots bool // best shots are decoded
+
+	// Granted, if there is one, is told of each access token that was asked for:
+	// the reason why there is none, or "".
+	Granted func(oz.Reason)
 }
 
 // Client reaches Oz.

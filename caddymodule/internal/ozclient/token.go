@@ -196,6 +196,7 @@ func (a *account) renewed(grant oz.Grant, failure *Error) {
 // has no secret in it.
 func (c *Client) grant(ctx context.Context, path string, body []byte, token string) (oz.Grant, *Error) {
 	grant, failure := c.askGrant(ctx, path, body, token)
+	c.opts.granted(failure)
 	if failure != nil {
 		failure.Err = fmt.Errorf("%s: %w", grantName(path), failure.Err)
 		c.logger.Error("no access token", zap.String("reason", string(failure.Reason)), zap.Error(failure.Err))
@@ -203,6 +204,16 @@ func (c *Client) grant(ctx context.Context, path string, body []byte, token stri
 	}
 	c.logger.Info("access token", zap.String("by", grantName(path)), zap.Duration("life", grant.Life))
 	return grant, nil
+}
+
+func (o Options) granted(failure *Error) {
+	switch {
+	case o.Granted == nil:
+	case failure != nil:
+		o.Granted(failure.Reason)
+	default:
+		o.Granted("")
+	}
 }
 
 func (c *Client) askGrant(ctx context.Context, path string, body []byte, token string) (oz.Grant, *Error) {

@@ -132,10 +132,11 @@ func (g *gate) apply() {
 func (g *Gate) Acquire(ctx context.Context, s *Stream) (a *Admission, err error) {
 	switch {
 	case g.capacity == Capacity{}:
+		start := time.Now()
 		if err := s.peek(); err != nil {
 			return nil, err
 		}
-		return &Admission{Body: s}, nil
+		return &Admission{Body: s, Upload: time.Since(start)}, nil
 	case s.State().Fault != nil:
 		return nil, s.State().Fault // it takes no slot
 	}
@@ -161,11 +162,11 @@ func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 	if err := g.slot(ctx, u, g.capacity.Wait); err != nil {
 		return nil, err
 	}
-	queued := time.Since(start)
+	admitted := time.Now()
 	if err := u.stream.peek(); err != nil {
 		return nil, err
 	}
-	return &Admission{Body: u.stream, Queued: queued, upload: u}, nil
+	return &Admission{Body: u.stream, Queued: admitted.Sub(start), Upload: time.Since(admitted), upload: u}, nil
 }
 
 // buffer receives the upload before it takes a slot, so that a slow client
@@ -189,7 +190,7 @@ func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
 	return &Admission{
 		Body:   u.stream,
 		Queued: waited + time.Since(admitted),
-		Upload: received.Sub(start) - waited,
+		Upload: received.Sub(start) - waited, Buffered: true,
 		upload: u,
 	}, nil
 }
@@ -243,9 +244,10 @@ func (g *Gate) AcquireCall(ctx context.Context, wait time.Duration) (release fun
 
 // Admission is a body that may go to the upstream now.
 type Admission struct {
-	Body   Body
-	Queued time.Duration // waiting for slot and memory
-	Upload time.Duration // receiving, where the body is buffered; 0 where it is streamed
+	Body     Body
+	Queued   time.Duration // waiting for slot and memory
+	Upload   time.Duration // receiving, up to now: the whole body where it is buffered
+	Buffered bool
 
 	upload *upload // nil without limits
 	once   sync.Once
