@@ -90,7 +90,9 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 // limits, so that it cannot go around those of another one.
 func (h *Handler) provisionOz(ctx caddy.Context) (err error) {
 	identity := h.Config.Identity() // before New, which consumes the config
-	if h.client, err = ozclient.New(ctx, &h.Config, h.options()); err != nil {
+	opts := h.options()
+	opts.Granted = h.metrics.tokenRefreshed
+	if h.client, err = ozclient.New(ctx, &h.Config, opts); err != nil {
 		return err
 	}
 	h.gate, err = upload.OpenGate(identity, configID(ctx), h.Capacity.limits(), h.metrics.gauges())
@@ -111,7 +113,6 @@ func (h *Handler) options() ozclient.Options {
 		MaxAnswer:        h.MaxAnswer,
 		KeepBestShot:     h.BestShot == bestShotKeep,
 		CollectBestShots: h.collectsShots(),
-		Granted:          h.metrics.tokenRefreshed,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -406,7 +407,7 @@ func TestCheckCapsuleIsSentOnce(t *testing.T) {
 // A block's options hold, but no step takes longer than it may.
 func TestBounded(t *testing.T) {
 	given := ozclient.Options{Timeout: time.Minute, UploadTimeout: 2 * time.Second, MaxAnswer: 7}
-	if got, want := bounded(given, 5*time.Second), (ozclient.Options{Timeout: 5 * time.Second, UploadTimeout: 2 * time.Second, MaxAnswer: 7}); got != want {
+	if got, want := bounded(given, 5*time.Second), (ozclient.Options{Timeout: 5 * time.Second, UploadTimeout: 2 * time.Second, MaxAnswer: 7}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}
 	if got := bounded(ozclient.Options{}, time.Second); got.Timeout != time.Second || got.UploadTimeout != time.Second {

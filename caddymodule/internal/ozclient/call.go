@@ -150,7 +150,7 @@ func (c *Client) request(ctx context.Context, client *http.Request, k *call) *ht
 		client = &http.Request{RemoteAddr: "0.0.0.0:0"} // policies such as ip_hash need an address
 	}
 	sub.RemoteAddr = client.RemoteAddr
-	trace(sub.Header, client.Header)
+	c.identify(ctx, sub.Header, client.Header)
 	repl := caddy.NewReplacer()
 	if r, ok := client.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(func(key string) (any, bool) { // placeholders in header_up speak of the client's request
@@ -190,11 +190,23 @@ func ownHeader(contentType string) http.Header {
 	}
 }
 
-// tracedHeaders go to Oz so that one trace, or one id, leads through both logs.
-var tracedHeaders = []string{"Traceparent", "Tracestate", "X-Request-Id"}
+// Fields of the client's request that go to Oz, so that one id leads through
+// both logs. A trace is the client's own only where Caddy has none.
+var (
+	idHeaders    = []string{"X-Request-Id"}
+	traceHeaders = []string{"Traceparent", "Tracestate"}
+)
 
-func trace(to, from http.Header) {
-	for _, name := range tracedHeaders {
+// identify writes the ids of the call's trace and of the client's request.
+func (c *Client) identify(ctx context.Context, to, client http.Header) {
+	passOn(to, client, idHeaders)
+	if !c.inject(ctx, to) {
+		passOn(to, client, traceHeaders)
+	}
+}
+
+func passOn(to, from http.Header, names []string) {
+	for _, name := range names {
 		if v := from[name]; len(v) == 1 && traceable(v[0]) {
 			to[name] = v
 		}

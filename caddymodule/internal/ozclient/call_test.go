@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -46,7 +47,7 @@ func TestCallHasAHeaderOfItsOwn(t *testing.T) {
 				"User-Agent": {"caddy-oz-instant"},
 			}
 			if client != nil {
-				for _, name := range tracedHeaders {
+				for _, name := range slices.Concat(idHeaders, traceHeaders) {
 					want[name] = []string{"trace"}
 				}
 			}
@@ -156,7 +157,7 @@ func TestTraceHeaders(t *testing.T) {
 		{"not ASCII", []string{"é"}, false},
 	} {
 		to := make(http.Header)
-		trace(to, http.Header{"X-Request-Id": test.values, "X-Other": {"a"}})
+		passOn(to, http.Header{"X-Request-Id": test.values, "X-Other": {"a"}}, idHeaders)
 		if goes := len(to["X-Request-Id"]) > 0; goes != test.goes || len(to["X-Other"]) > 0 {
 			t.Errorf("%s: %v", test.name, to)
 		}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.opentelemetry.io/contrib/propagators/autoprop"
+	"go.opentelemetry.io/otel/propagation"
 	"go.uber.org/zap"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
@@ -37,6 +39,8 @@ type Client struct {
 	account  *account // where access tokens come from otherwise
 	opts     Options
 	logger   *zap.Logger
+
+	propagator propagation.TextMapPropagator // Caddy sets no global one
 }
 
 // New makes a Client of cfg, which it validates and consumes. The Client must be
@@ -45,7 +49,7 @@ func New(ctx caddy.Context, cfg *Config, opts Options) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{proxy: cfg.ReverseProxy, basePath: cfg.BasePath, opts: opts, logger: ctx.Logger()}
+	c := &Client{proxy: cfg.ReverseProxy, basePath: cfg.BasePath, opts: opts, logger: ctx.Logger(), propagator: autoprop.NewTextMapPropagator()}
 	email, password, err := c.secrets(cfg)
 	if err != nil {
 		return nil, err
@@ -97,7 +101,9 @@ func (c *Client) HTTPTransport() *reverseproxy.HTTPTransport {
 // placeholders, tracing ids and its address; nil if there is none. After Analyze
 // has returned, nothing of body is taken any more, but a read in progress may
 // still be. The error, if any, is an *Error.
-func (c *Client) Analyze(ctx context.Context, client *http.Request, body upload.Body, policy oz.Policy, requirements []oz.Requirement) (Answer, error) {
+func (c *Client) Analyze(ctx context.Context, client *http.Request, body upload.Body, policy oz.Policy, requirements []oz.Requirement) (a Answer, err error) {
+	ctx, span := startSpan(ctx, spanAnalyze)
+	defer func() { endSpan(span, a.Verdict, a.Report, body.State().Bytes, err) }()
 	k := c.folderCall(body, capsuleMediaType, c.opts.CollectBestShots)
 	if failure := c.timed(ctx, client, k, body); failure != nil {
 		return k.failed(failure)
@@ -109,7 +115,9 @@ func (c *Client) Analyze(ctx context.Context, client *http.Request, body upload.
 const capsuleMediaType = "application/octet-stream"
 
 // Match sends two images and judges the answer. The error, if any, is an *Error.
-func (c *Client) Match(ctx context.Context, client *http.Request, images *oz.Multipart) (Answer, error) {
+func (c *Client) Match(ctx context.Context, client *http.Request, images *oz.Multipart) (a Answer, err error) {
+	ctx, span := startSpan(ctx, spanMatch)
+	defer func() { endSpan(span, a.Verdict, a.Report, 0, err) }()
 	body := NewMemoryBody(images.Bytes())
 	k := c.folderCall(body, images.ContentType, false)
 	if failure := c.timed(ctx, client, k, body); failure != nil {
@@ -143,9 +151,11 @@ func (c *Client) timed(ctx context.Context, client *http.Request, k *call, body 
 // SessionToken asks for a session token, and once more where that may help.
 // Each attempt has timeout; it ends reverse_proxy's own retries, too. The error,
 // if any, is an *Error.
-func (c *Client) SessionToken(ctx context.Context, client *http.Request, timeout time.Duration) (string, Report, error) {
+func (c *Client) SessionToken(ctx context.Context, client *http.Request, timeout time.Duration) (token string, report Report, err error) {
+	ctx, span := startSpan(ctx, spanSessionToken)
+	defer func() { endSpan(span, oz.Verdict{Reason: reasonOf(err)}, report, 0, err) }()
 	token, k, failure := c.sessionToken(ctx, client, timeout, nil)
-	report := k.report
+	report = k.report
 	if failure != nil && c.worthRetrying(failure, k) {
 		token, k, failure = c.sessionToken(ctx, client, timeout, k.tried)
 		k.report.Tries += report.Tries

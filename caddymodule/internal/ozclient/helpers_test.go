@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -225,7 +226,7 @@ func noisyClient() *http.Request {
 	} {
 		r.Header.Set(name, "of the client")
 	}
-	for _, name := range tracedHeaders {
+	for _, name := range slices.Concat(idHeaders, traceHeaders) {
 		r.Header.Set(name, "trace")
 	}
 	return fromClient(nil, r)
