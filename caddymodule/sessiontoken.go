@@ -113,7 +113,7 @@ func (h *Handler) serveSessionToken(w http.ResponseWriter, r *http.Request) erro
 	token, report, err := askForToken(r, h.gate, h.client, time.Duration(h.SessionToken.Timeout))
 	result := tokenResult(err)
 	h.metrics.sessionToken(result)
-	logToken(h.logger, result, report, err, time.Since(start))
+	logToken(h.logger, r, result, report, err, time.Since(start))
 	if err != nil {
 		return h.refuse(w, r, tokenProblem(report, err), false)
 	}
@@ -173,7 +173,7 @@ func tokenProblem(report ozclient.Report, err error) *problem {
 }
 
 // logToken leaves a line for a session token that was asked for, without it.
-func logToken(logger *zap.Logger, result string, report ozclient.Report, err error, total time.Duration) {
+func logToken(logger *zap.Logger, r *http.Request, result string, report ozclient.Report, err error, total time.Duration) {
 	level := zapcore.ErrorLevel
 	_, busy := errors.AsType[*upload.Refused](err)
 	if busy || result == tokenIssued || result == kindClientGone || result == kindInvalidValue {
@@ -190,5 +190,5 @@ func logToken(logger *zap.Logger, result string, report ozclient.Report, err err
 	if err != nil {
 		fields = append(fields, zap.Error(err))
 	}
-	entry.Write(fields...)
+	entry.Write(traced(r, fields)...)
 }

@@ -153,11 +153,20 @@ func (want verdict) assertSight(t testing.TB, j observed) {
 			t.Errorf("the %s has %q %q, want %q %q", place, d, r, want.decision, want.reason)
 		}
 	}
+	access := j.access.Get("oz_instant").Map()
+	for name, value := range gjson.Parse(string(j.decided[0])).Map() {
+		if !slices.Contains(lineOnly, name) && access[name].Raw != value.Raw {
+			t.Errorf("the access log has %s %s, the log %s", name, access[name].Raw, value.Raw)
+		}
+	}
 	series := decisionsTotal + `{decision="` + want.decision + `",reason="` + want.reason + `"}`
 	if len(j.counted) != 1 || j.counted[series] != 1 {
 		t.Errorf("counted: %v, want one more of %s", j.counted, series)
 	}
 }
+
+// lineOnly are the fields that a line of a log has by itself, or that the access log has outside of our object.
+var lineOnly = []string{"level", "ts", "logger", "msg", "traceID"}
 
 // assertProblem compares the problem document that the client got.
 func (want verdict) assertProblem(t testing.TB, a answer) {
