@@ -206,7 +206,7 @@ func (m *metrics) started() (done func()) {
 // gauges are what capacity shows while it is in use.
 func (m *metrics) gauges() upload.Gauges { return upload.Gauges{Queued: m.queued, Memory: m.memory} }
 
-func (m *metrics) decided(res *Result, total time.Duration) {
+func (m *metrics) decided(res *Result, total, own time.Duration) {
 	m.decisions.WithLabelValues(string(res.verdict.Decision), string(res.verdict.Reason)).Inc()
 	m.duration.WithLabelValues("queue").Observe(res.queued.Seconds())
 	if res.busy != "" {
@@ -218,7 +218,7 @@ func (m *metrics) decided(res *Result, total time.Duration) {
 	m.duration.WithLabelValues("upload").Observe(res.uploadTime().Seconds())
 	m.duration.WithLabelValues("oz").Observe(res.liveness.Time.Seconds())
 	m.duration.WithLabelValues("total").Observe(total.Seconds())
-	m.own.Observe(res.ownTime(total).Seconds())
+	m.own.Observe(own.Seconds())
 	m.capsuleBytes.Observe(float64(res.upload.Bytes))
 }
 

@@ -20,12 +20,12 @@ func TestMetricsSurviveReloads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m.decided(newResult(judged(oz.Verdict{Decision: oz.Declined}), false), time.Second)
+	m.decided(newResult(judged(oz.Verdict{Decision: oz.Declined}), false), time.Second, 0)
 	m.refused(kindMethod)
 	if err := m.register(second); err != nil {
 		t.Fatal(err)
 	}
-	m.decided(newResult(judged(oz.Verdict{Decision: oz.Declined}), false), time.Second)
+	m.decided(newResult(judged(oz.Verdict{Decision: oz.Declined}), false), time.Second, 0)
 
 	for _, registry := range []*prometheus.Registry{first, second} {
 		if n := counter(t, registry, "caddy_oz_instant_decisions_total", "DECLINED"); n != 2 {

@@ -60,8 +60,9 @@ func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
 		h.log(r, res, zapcore.InfoLevel, "capsule refused", zap.String("problem", p.kind), zap.Int64("capsule_bytes", res.upload.Bytes))
 		return
 	}
-	h.metrics.decided(res, total)
-	h.log(r, res, res.level(), "capsule decided", res.factFields()...)
+	own := res.ownTime(total)
+	h.metrics.decided(res, total, own)
+	h.log(r, res, res.level(), "capsule decided", append(res.factFields(), zap.Duration("own", own))...)
 	h.events.decided(res)
 }
 

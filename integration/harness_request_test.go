@@ -55,7 +55,7 @@ func (want verdict) assertUndecided(t testing.TB, j observed) {
 	if len(j.counted) != 1 || j.counted[series] != 1 {
 		t.Errorf("counted: %v, want one more of %s", j.counted, series)
 	}
-	if len(j.decided) > 0 || j.access.Get("oz_instant").Exists() {
+	if len(j.decided) > 0 || j.access.Get("oz_instant.decision").Exists() {
 		t.Errorf("a decision is logged: %v, %s", j.decided, j.access)
 	}
 	if status := j.access.Get("status").Int(); status != int64(want.http) {
@@ -74,7 +74,7 @@ func (x *chain) goOn(t testing.TB, send func() answer) rawRequest {
 	if len(j.app) != 1 {
 		t.Fatalf("the app got %d requests, want 1; the client got %d %s", len(j.app), j.answer.Status, j.answer.Body)
 	}
-	if j.answer.Status != 200 || len(j.counted) > 0 || len(j.decided) > 0 || j.access.Get("oz_instant").Exists() {
+	if j.answer.Status != 200 || len(j.counted) > 0 || len(j.decided) > 0 || j.access.Get("oz_instant.decision").Exists() {
 		t.Errorf("got %d, counted %v, logged %v, %s", j.answer.Status, j.counted, j.decided, j.access)
 	}
 	assertReserved(t, j.app[0], map[string]string{})

@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/propagation"
 	"go.uber.org/zap"
 
@@ -49,7 +48,7 @@ func New(ctx caddy.Context, cfg *Config, opts Options) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{proxy: cfg.ReverseProxy, basePath: cfg.BasePath, opts: opts, logger: ctx.Logger(), propagator: autoprop.NewTextMapPropagator()}
+	c := &Client{proxy: cfg.ReverseProxy, basePath: cfg.BasePath, opts: opts, logger: ctx.Logger(), propagator: newPropagator()}
 	email, password, err := c.secrets(cfg)
 	if err != nil {
 		return nil, err

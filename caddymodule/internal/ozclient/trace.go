@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
@@ -84,9 +85,11 @@ func reasonOf(err error) oz.Reason {
 // clientFault is the error.type of a call that ended for what its client did.
 const clientFault = "client"
 
-// inject writes the context of the call's span into its header, in the formats
-// of OTEL_PROPAGATORS, which Caddy reads as well. Baggage is the client's, and
-// not for Oz.
+// newPropagator returns the one of OTEL_PROPAGATORS, as Caddy's tracing has it.
+func newPropagator() propagation.TextMapPropagator { return autoprop.NewTextMapPropagator() }
+
+// inject writes the context of the call's span into its header. Baggage is the
+// client's, and not for Oz.
 func (c *Client) inject(ctx context.Context, to http.Header) (traced bool) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return false

@@ -1,0 +1,155 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
+)
+
+// slowly is a client's body that comes in pieces, each after a pause.
+type slowly struct {
+	pause  time.Duration
+	pieces []string
+}
+
+func (s *slowly) Read(p []byte) (int, error) {
+	if len(s.pieces) == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(s.pause)
+	n := copy(p, s.pieces[0])
+	s.pieces = s.pieces[1:]
+	return n, nil
+}
+
+// What the client, Oz, the app and the store take, and waiting, is not the
+// gateway's own time. On a clock that stands still while the gateway works,
+// that is none at all.
+func TestOwnTime(t *testing.T) {
+	for mode, capacity := range map[string]string{
+		"streamed": "", "with slots": `"capacity": {"slots": 1, "wait": "1h"}, `, "buffered": `"capacity": {"slots": 1, "memory": 67108864, "wait": "1h"}, `,
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { ownTime(t, capacity) })
+		})
+	}
+}
+
+func ownTime(t *testing.T, capacity string) {
+	store := &script{replies: replies{claim: []reply{{deaf: 400 * time.Millisecond}}, settle: []reply{{deaf: 300 * time.Millisecond}}}}
+	h := newHandler(t, matching(func(req *http.Request) (*http.Response, error) {
+		time.Sleep(2 * time.Second)
+		return answers(201, matched("SUCCESS", "SUCCESS"))(req)
+	}), `{`+capacity+`"biometry": {"reference": "/photo"}, "replay_guard": `+scripted(t, store, "")+`}`)
+	logs := h.observed()
+	app := &photoApp{serve: func(w http.ResponseWriter, r *http.Request) error {
+		time.Sleep(time.Second)
+		return serves(200, testPNG)(w, r)
+	}}
+	start := time.Now()
+	w := httptest.NewRecorder()
+	body := &slowly{pause: 3 * time.Second, pieces: []string{"cap", "su", "le"}}
+	if err := h.ServeHTTP(w, newCapsuleRequest(w, body), app); err != nil {
+		t.Fatal(err)
+	}
+	lines := logs.FilterMessage("capsule decided").All()
+	if len(lines) != 1 || w.Code != 200 {
+		t.Fatalf("%d %s, %v", w.Code, w.Body, lines)
+	}
+	fields := lines[0].ContextMap()
+	if fields["decision"] != "SUCCESS" || fields["own"] != time.Duration(0) || fields["upload"] != 9*time.Second {
+		t.Errorf("%v", fields)
+	}
+	if took := time.Since(start); took < 12*time.Second {
+		t.Errorf("it all took %s only", took)
+	}
+}
+
+// meddler is a handler of events that does what it can.
+type meddler struct{ seen []map[string]any }
+
+func (m *meddler) Handle(_ context.Context, e caddy.Event) error {
+	data := make(map[string]any)
+	for key, value := range e.Data {
+		data[key] = value
+		e.Data[key] = "SUCCESS"
+	}
+	m.seen = append(m.seen, data)
+	return errors.Join(caddy.ErrEventAborted, errors.New("no"))
+}
+
+// Handlers of the event hear of each decision once, and can't change it.
+func TestEventHandlersCannotDecide(t *testing.T) {
+	ctx := newContext(t)
+	app, err := ctx.App("events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(meddler)
+	if err := app.(*caddyevents.App).On(eventDecision, m); err != nil {
+		t.Fatal(err)
+	}
+	h, err := load[*Handler](ctx, handlerID, ozConfig(t, answers(201, testFolder("FINISHED", "DECLINED", "DECLINED", "")), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := new(testApp)
+	h.posted(t, behind, "capsule")
+	h.posted(t, noApp(t), "") // refused: nothing is decided
+	if got := behind.request.Header; got.Get(headerDecision) != "DECLINED" || got.Get("X-Oz-Quality") != "DECLINED" {
+		t.Errorf("the app got %v", got)
+	}
+	want := []map[string]any{{
+		"decision": "DECLINED", "reason": "", "folder_id": "folder-1", "event_session_id": "session-1", "resolution_status": "FINISHED",
+		"system_resolution": "DECLINED", "quality": "DECLINED", "biometry": "", "error_code": "", "best_shot": "",
+	}}
+	if !reflect.DeepEqual(m.seen, want) {
+		t.Errorf("it saw %v", m.seen)
+	}
+}
+
+// Words that the guide doesn't know are one label, however many there are.
+func TestAnalysisLabelsAreClosed(t *testing.T) {
+	for word, want := range map[string]string{"QUALITY": "QUALITY", "BIOMETRY": "BIOMETRY", "": otherLabel, "quality": otherLabel, "DOCUMENTS": otherLabel, "_other": otherLabel} {
+		if got := labelOf(analysisNames, word); got != want {
+			t.Errorf("type %q is counted as %q", word, got)
+		}
+	}
+	if labelOf(analysisStatuses, "FINISHED") != otherLabel || labelOf(analysisStatuses, "OPERATOR_REQUIRED") != "OPERATOR_REQUIRED" {
+		t.Error("statuses")
+	}
+}
+
+// What a capsule costs to be seen: metrics, the fields of its line and an event
+// that nobody waits for. The line itself isn't written.
+func BenchmarkObserve(b *testing.B) {
+	h := &Handler{metrics: newMetrics(), logger: zap.NewNop()}
+	folder, err := oz.ReadFolder([]byte(testFolder("FINISHED", "SUCCESS", "SUCCESS", "")))
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := judged(oz.Verdict{Decision: oz.Success, Folder: folder})
+	a.liveness.Status, a.upload.Received = 201, true
+	res := newResult(a, false)
+	w := httptest.NewRecorder()
+	r := newCapsuleRequest(w, strings.NewReader(""))
+	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.ExtraLogFieldsCtxKey, new(caddyhttp.ExtraLogFields)))
+	b.ReportAllocs()
+	for b.Loop() {
+		h.observe(r, res, time.Second)
+	}
+}
