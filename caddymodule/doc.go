@@ -18,8 +18,9 @@
 //     (facematch.go).
 //  7. A replay guard has claimed the capsule in the meantime, and has the last
 //     word (replay.go).
-//  8. What happened becomes a [Result], which is final: header fields,
-//     placeholders, log fields and metrics are read from it (result.go).
+//  8. What happened becomes a [Result], which is final: header fields and
+//     placeholders (result.go), log fields, metrics and events (observe.go) are
+//     read from it.
 //  9. forwards says whether the app may see it. If so, forward passes the
 //     request on with the folder as its body (forward.go); otherwise refuse
 //     answers (problem.go).
@@ -36,6 +37,7 @@
 //	handler.go       provisioning, and the story above
 //	request.go       what a request is; the reserved names
 //	result.go        what came of a capsule
+//	observe.go       what is seen of a capsule: log, events, own time
 //	forward.go       the request as the app gets it
 //	problem.go       refusals
 //	sessiontoken.go  session tokens

@@ -15,6 +15,7 @@ import (
 //	<!-- shown: … -->  a sh block that is not run here, and why not
 //	<!-- handler -->   a json block right after a caddyfile block: the oz_instant handler that this adapts to
 //	<!-- part of … --> a block that stands in a file, whose path from the top folder follows
+//	<!-- one capsule: … --> what a capsule leaves: see TestDocsOneCapsule
 //
 // A sh block must have one of the comments. A caddyfile block needs none: each must adapt by itself.
 
@@ -71,6 +72,7 @@ func examples(blocks []block) (found []example, errs []error) {
 			found[len(found)-1].Prints = b.Text
 		case b.Marker == "handler" && b.Lang == "json" && i > 0 && blocks[i-1].Lang == "caddyfile": // see TestDocsAdapt
 		case strings.HasPrefix(b.Marker, "part of ") && b.Lang != "sh": // see TestDocsParts
+		case strings.HasPrefix(b.Marker, oneCapsuleMarker) && b.Lang != "sh":
 		case b.Marker != "" && !shown:
 			errs = append(errs, fmt.Errorf("line %d: the marker %q means nothing here", b.Line, b.Marker))
 		case b.Lang == "sh" && !shown:
