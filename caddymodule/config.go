@@ -166,6 +166,7 @@ type Handler struct {
 	requirePaths  []oz.Path
 	client        *ozclient.Client
 	gate          *upload.Gate
+	way           *wayUser
 	metrics       *metrics
 	events        events
 	logger        *zap.Logger

@@ -95,12 +95,15 @@ func (h *Handler) provisionOz(ctx caddy.Context) (err error) {
 	if h.client, err = ozclient.New(ctx, &h.Config, opts); err != nil {
 		return err
 	}
-	h.gate, err = upload.OpenGate(identity, configID(ctx), h.Capacity.limits(), h.metrics.gauges())
-	if c := h.Capacity; err == nil && c != nil && c.Memory > 0 && c.Memory < int64(c.Slots)*h.MaxCapsule {
+	if h.gate, err = upload.OpenGate(identity, configID(ctx), h.Capacity.limits(), h.metrics.gauges()); err != nil {
+		return err
+	}
+	h.way = openWay(identity, configID(ctx), h.client, h.gate)
+	if c := h.Capacity; c != nil && c.Memory > 0 && c.Memory < int64(c.Slots)*h.MaxCapsule {
 		h.logger.Warn("capacity: memory cannot hold a largest capsule for each slot; slots may idle while uploads wait for memory",
 			zap.Int64("memory", c.Memory), zap.Int("slots", c.Slots), zap.Int64("max_capsule", h.MaxCapsule))
 	}
-	return err
+	return nil
 }
 
 // configID identifies a config while it is loaded: each has its own registry.
@@ -126,6 +129,9 @@ func (c *Capacity) limits() upload.Capacity {
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
 func (h *Handler) Cleanup() error {
 	h.leave()
+	if h.way != nil {
+		h.way.close()
+	}
 	if h.gate != nil {
 		h.gate.Close()
 	}

@@ -189,6 +189,7 @@ func (m *metrics) register(registry prometheus.Registerer) error {
 		m.decisions, m.refusals, m.duration, m.capsuleBytes, m.inFlight, m.queued, m.busy, m.memory, m.tokens,
 		m.containerErrors, m.analyses, m.aborted, m.own, m.answerBytes, m.pruned, m.refreshes,
 		m.replays, m.replayForgotten, m.storeTime, m.storeErrors,
+		gauges{inForce},
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(c); err != nil && !errors.As(err, &already) {

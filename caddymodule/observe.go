@@ -62,6 +62,7 @@ func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
 	}
 	own := res.ownTime(total)
 	h.metrics.decided(res, total, own)
+	h.way.decided(res.verdict)
 	h.log(r, res, res.level(), "capsule decided", append(res.factFields(), zap.Duration("own", own))...)
 	h.events.decided(res)
 }

@@ -230,7 +230,9 @@ func provisionProxy(ctx caddy.Context, rp *reverseproxy.Handler) error {
 	if err := rp.Provision(ctx); err != nil {
 		return errors.Join(fmt.Errorf("provisioning reverse_proxy: %w", err), unprovision(rp))
 	}
-	rp.LoadBalancing.SelectionPolicy = &selector{policy: rp.LoadBalancing.SelectionPolicy, passive: passiveChecks(rp)}
+	rp.LoadBalancing.SelectionPolicy = &selector{
+		policy: rp.LoadBalancing.SelectionPolicy, passive: passiveChecks(rp), dynamic: rp.DynamicUpstreams != nil,
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package ozclient
 import (
 	"net/http"
 	"slices"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
@@ -13,6 +14,9 @@ import (
 type selector struct {
 	policy  reverseproxy.Selector
 	passive *reverseproxy.PassiveHealthChecks
+
+	dynamic bool
+	last    atomic.Pointer[reverseproxy.UpstreamPool] // where upstreams are dynamic; nil: no call has chosen yet
 }
 
 // Select implements reverseproxy.Selector.
@@ -21,6 +25,7 @@ func (s *selector) Select(pool reverseproxy.UpstreamPool, r *http.Request, w htt
 	if !ok {
 		return s.policy.Select(pool, r, w)
 	}
+	s.noted(pool)
 	if r.Context().Err() != nil {
 		return nowhere()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -51,6 +52,8 @@ type gate struct {
 	slots  limiter
 	calls  limiter
 	memory memory
+
+	unlimited atomic.Int64 // uploads at the upstream without a slot
 
 	mu          sync.Mutex
 	users       []*Gate   // the last one's limits are in force
@@ -110,10 +113,7 @@ func (g *Gate) Close() {
 }
 
 func (g *gate) apply() {
-	if len(g.users) == 0 {
-		return
-	}
-	c := g.users[len(g.users)-1].capacity
+	c := g.inForce()
 	if c == (Capacity{}) {
 		return
 	}
@@ -136,7 +136,7 @@ func (g *Gate) Acquire(ctx context.Context, s *Stream) (a *Admission, err error)
 		if err := s.peek(); err != nil {
 			return nil, err
 		}
-		return &Admission{Body: s, Upload: time.Since(start)}, nil
+		return &Admission{Body: s, Upload: time.Since(start), end: g.unbounded()}, nil
 	case s.State().Fault != nil:
 		return nil, s.State().Fault // it takes no slot
 	}
@@ -166,7 +166,7 @@ func (g *Gate) stream(ctx context.Context, u *upload) (*Admission, error) {
 	if err := u.stream.peek(); err != nil {
 		return nil, err
 	}
-	return &Admission{Body: u.stream, Queued: admitted.Sub(start), Upload: time.Since(admitted), upload: u}, nil
+	return &Admission{Body: u.stream, Queued: admitted.Sub(start), Upload: time.Since(admitted), end: u.depart}, nil
 }
 
 // buffer receives the upload before it takes a slot, so that a slow client
@@ -191,7 +191,7 @@ func (g *Gate) buffer(ctx context.Context, u *upload) (*Admission, error) {
 		Body:   u.stream,
 		Queued: waited + time.Since(admitted),
 		Upload: received.Sub(start) - waited, Buffered: true,
-		upload: u,
+		end: u.depart,
 	}, nil
 }
 
@@ -249,14 +249,12 @@ type Admission struct {
 	Upload   time.Duration // receiving, up to now: the whole body where it is buffered
 	Buffered bool
 
-	upload *upload // nil without limits
-	once   sync.Once
+	end  func(served bool)
+	once sync.Once
 }
 
 // Release gives everything back. Served says that the upstream did its work,
 // so that the time it took counts for estimates.
 func (a *Admission) Release(served bool) {
-	if a.upload != nil {
-		a.once.Do(func() { a.upload.depart(served) })
-	}
+	a.once.Do(func() { a.end(served) })
 }
