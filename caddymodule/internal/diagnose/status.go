@@ -1,6 +1,11 @@
 package diagnose
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
@@ -36,4 +41,43 @@ type Failure struct {
 	Reason oz.Reason `json:"reason"`
 	Time   time.Time `json:"time"`
 	Count  int64     `json:"count"` // since the way is counted
+}
+
+// ReadStatus reads what a gateway has answered. Fields that it doesn't know are
+// of a newer gateway.
+func ReadStatus(doc []byte) (s Status, err error) {
+	if err := json.Unmarshal(doc, &s); err != nil || s.Ways == nil {
+		return s, errors.New("the answer isn't the status of a gateway (want a JSON object with ways)")
+	}
+	return s, nil
+}
+
+// WriteStatus writes a gateway's own document for people and programs.
+func WriteStatus(out io.Writer, doc []byte) error {
+	var text bytes.Buffer
+	if err := json.Indent(&text, bytes.TrimSpace(doc), "", "  "); err != nil {
+		return err
+	}
+	return writeText(out, text.String())
+}
+
+// WriteStatusLine writes a gateway's own document as one line, or what failed.
+func WriteStatusLine(out io.Writer, doc []byte, failure error) error {
+	if failure != nil {
+		var err error
+		if doc, err = json.Marshal(map[string]string{"error": failure.Error()}); err != nil {
+			return err
+		}
+	}
+	var text bytes.Buffer
+	if err := json.Compact(&text, doc); err != nil {
+		return err
+	}
+	return writeText(out, text.String())
+}
+
+// writeText writes JSON that steers no terminal, whatever answered.
+func writeText(out io.Writer, doc string) error {
+	_, err := io.WriteString(out, strings.Map(graphicOrSpace, strings.TrimSpace(doc))+"\n")
+	return err
 }
