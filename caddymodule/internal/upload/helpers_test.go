@@ -158,6 +158,9 @@ func (g *Gate) wantEmpty(t *testing.T) {
 	defer g.mu.Unlock()
 	busy, waiting := g.slots.load()
 	used, uploads := g.memory.load()
+	if n := g.unlimited.Load(); n != 0 {
+		t.Errorf("left behind: %d without a slot", n)
+	}
 	if busy != 0 || waiting != 0 || used != 0 || uploads != 0 || len(g.inside) != 0 || len(g.connections) != 0 {
 		t.Errorf("left behind: %d in slots, %d waiting, %d bytes, %d uploads, %d places, %d connections", busy, waiting, used, uploads, len(g.inside), len(g.connections))
 	}
