@@ -16,8 +16,9 @@ import (
 )
 
 // assertNoCanary fails the test if one of the secrets stands in anything that the Caddy has shown or kept: its output, which is a log
-// at debug level, and spans where the test wants them, its metrics, what its admin endpoint shows, the stacks of its goroutines, its
-// files and those that it has open, deleted or not. A secret also counts in the guises that logs and encoders give it.
+// at debug level, and spans where the test wants them, its metrics, what its admin endpoint shows, the gateway's status
+// included, the stacks of its goroutines, its files and those that it has open, deleted or not. A secret also counts in the guises
+// that logs and encoders give it.
 func (p *caddyProc) assertNoCanary(t testing.TB, secrets ...[]byte) {
 	t.Helper()
 	assertNowhere(t, p.shown(t), secrets)
@@ -31,6 +32,7 @@ func (p *caddyProc) shown(t testing.TB) map[string][]byte {
 		"metrics":    []byte(p.Metrics(t)),
 		"config":     []byte(p.Config(t)),
 		"upstreams":  []byte(p.AdminGet(t, "/reverse_proxy/upstreams")),
+		"status":     []byte(p.AdminGet(t, "/oz_instant/status")),
 		"goroutines": []byte(p.Goroutines(t)),
 	}
 	maps.Copy(places, p.files(t))
