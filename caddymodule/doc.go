@@ -45,12 +45,14 @@
 //	replay.go        a capsule counts once; replaymemory.go its store in memory
 //	seal.go          the signed proof of a decision
 //	metrics.go       Prometheus collectors
-//	command.go       caddy oz-instant; command_attack.go has its largest subcommand
+//	way.go           what is remembered of a way to Oz
+//	admin.go         /oz_instant/status and /oz_instant/ready; gauges.go has what is counted when it is asked for
+//	command.go       caddy oz-instant; command_status.go and command_attack.go have their subcommands
 //
 //	internal/oz        the protocol: prune, read strictly, decide
 //	internal/ozclient  the way to Oz
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
-//	internal/diagnose  check, explain, verify and attack
+//	internal/diagnose  check, status, explain, verify and attack
 //	redis              the replay guard's store in Redis
 package caddymodule

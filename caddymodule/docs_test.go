@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"maps"
 	"os"
 	"reflect"
@@ -14,6 +15,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/diagnose"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
@@ -236,5 +238,82 @@ func TestDocsMetrics(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// fieldNames returns the names of a document's fields, with the way to them.
+func fieldNames(of reflect.Type, prefix string) (names []string) {
+	for field := range of.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		inner := field.Type
+		if inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
+		switch {
+		case name == "-":
+		case field.Anonymous:
+			names = append(names, fieldNames(inner, prefix)...)
+		case inner.Kind() == reflect.Slice:
+			names = append(names, fieldNames(inner.Elem(), prefix+name+"[].")...)
+		case inner.Kind() == reflect.Struct && inner != reflect.TypeFor[time.Time]():
+			names = append(names, fieldNames(inner, prefix+name+".")...)
+		default:
+			names = append(names, prefix+name)
+		}
+	}
+	return names
+}
+
+// The document shown of the status has every field but two, by its name and in
+// its place; the table beside it is made of it, and that of fields has all.
+func TestDocsStatus(t *testing.T) {
+	names := append([]string{"ways"}, fieldNames(reflect.TypeFor[diagnose.Way](), "")...)
+	for _, name := range fieldNames(reflect.TypeFor[diagnose.Status](), "") {
+		if !strings.Contains(name, ".") {
+			names = append(names, name)
+		}
+	}
+	wantTable(t, "docs/operations.md", "The fields of the status", names)
+
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "## What is my gateway doing?")
+	doc, table := fenced(section, "json"), fenced(section, "text")
+	var status diagnose.Status
+	decoder := json.NewDecoder(strings.NewReader(doc))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&status); err != nil {
+		t.Fatal(err)
+	}
+	again, err := json.MarshalIndent(status, "", "  ")
+	if err != nil || string(again)+"\n" != doc {
+		t.Errorf("the document is\n%s\nthe code writes\n%s", doc, again)
+	}
+	for _, name := range names {
+		last := name[strings.LastIndex(name, ".")+1:]
+		if !strings.Contains(doc, strconv.Quote(last)+":") && name != "dynamic_upstreams" && name != "base_path" {
+			t.Errorf("%s is not shown", name)
+		}
+	}
+	var shown strings.Builder
+	if err := diagnose.NewBoard(&shown).Status(status, time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)); err != nil || shown.String() != table {
+		t.Errorf("the table is\n%s\nthe code writes\n%s", table, shown.String())
+	}
+}
+
+// fenced returns the first block of a language.
+func fenced(text, language string) string {
+	_, text, _ = strings.Cut(text, "```"+language+"\n")
+	text, _, _ = strings.Cut(text, "```")
+	return text
+}
+
+// The reasons that a gateway isn't ready are shown as they are sent.
+func TestDocsReady(t *testing.T) {
+	doc, err := json.Marshal(readiness(nil))
+	if err != nil || !strings.Contains(table(t, "docs/operations.md", "Is my gateway ready?")[2][0], string(doc)) {
+		t.Errorf("%s is not shown (%v)", doc, err)
 	}
 }
