@@ -121,7 +121,7 @@ func TestLastFailures(t *testing.T) {
 		}
 		failures := w.lastFailures()
 		if len(failures) != len(oz.Reasons()) {
-			t.Errorf("%d entries for %d reasons", len(failures), len(oz.Reasons()))
+			t.Fatalf("%d entries for %d reasons", len(failures), len(oz.Reasons()))
 		}
 		for i, f := range failures {
 			if f.Count != 2 || f.Time.Location() != time.UTC || i > 0 && !f.Time.Before(failures[i-1].Time) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -572,7 +573,14 @@ func fakeAdmin(t testing.TB, address string, decided int) (end func()) {
 	listener, err := net.Listen("tcp", address)
 	check(t, err)
 	doc := fmt.Sprintf(`{"started":"2026-11-26T10:00:00Z","ready":true,"ways":[{"decisions":{"SUCCESS":%d},"new":{"in":"later versions"}}]}`, decided)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, doc) })}
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, doc) }),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateIdle {
+				t.Error("a connection is kept, and would be one a second")
+			}
+		},
+	}
 	go server.Serve(listener)
 	return func() { server.Close() }
 }
@@ -628,5 +636,35 @@ func TestStatusWatch(t *testing.T) {
 			}
 			end()
 		})
+	}
+}
+
+// TestStatusWatchOnATerminal promises that on a terminal each block overwrites the one before, cut to the window, and that Ctrl-C ends
+// it well.
+func TestStatusWatchOnATerminal(t *testing.T) {
+	t.Parallel()
+	address := deadAddress(t)
+	defer fakeAdmin(t, address, 1)()
+	cmd := exec.Command(program(t, "script"), "--quiet", "--return", "--flush", "--command",
+		"stty rows 8 cols 60; exec "+caddyBinary+" oz-instant status --watch --address "+address, os.DevNull)
+	cmd.Env = []string{"TERM=xterm", "HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
+	keyboard, err := cmd.StdinPipe()
+	check(t, err)
+	screen, err := cmd.StdoutPipe()
+	check(t, err)
+	dieWithTests(cmd, syscall.SIGKILL)
+	check(t, cmd.Start())
+	var text strings.Builder
+	for lines := bufio.NewScanner(screen); lines.Scan(); {
+		text.WriteString(lines.Text() + "\n")
+		if strings.Count(text.String(), "more lines: make the window higher") == 3 {
+			_, _ = io.WriteString(keyboard, "\x03") // more than once: it may come before the program's end does
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after Ctrl-C: %v", err)
+	}
+	if got := text.String(); strings.Count(got, "\x1b[7A") < 2 || strings.Contains(got, "\x1b[2J") || !strings.Contains(got, "\x1b[32mready\x1b[0m") {
+		t.Errorf("the terminal got %q", got)
 	}
 }

@@ -124,7 +124,7 @@ var sgr = regexp.MustCompile(`\x1b\[\d+m`)
 // the terminal.
 func TestStatusTableFits(t *testing.T) {
 	for _, color := range []bool{false, true} {
-		b := &Board{Printer: &Printer{out: io.Discard, color: color}}
+		b := &Board{out: io.Discard, color: color}
 		lines := b.table(hugeStatus(), statusTime)
 		if len(lines) < 100 {
 			t.Errorf("only %d lines", len(lines))
@@ -196,7 +196,7 @@ func (s *screen) Write(p []byte) (int, error) {
 // has fewer lines; the screen is never cleared.
 func TestWatchOnATerminal(t *testing.T) {
 	s := &screen{}
-	b := &Board{Printer: &Printer{out: s, terminal: true}}
+	b := &Board{out: s, terminal: true, height: func() int { return 1000 }}
 	down := errors.New("no admin API answers at localhost:2019")
 	for i, step := range []struct {
 		status  Status
@@ -213,6 +213,27 @@ func TestWatchOnATerminal(t *testing.T) {
 		}
 		if got := strings.Join(s.lines, "\n"); got != strings.Join(want, "\n") {
 			t.Errorf("step %d: the screen shows\n%s\nwant\n%s", i, got, strings.Join(want, "\n"))
+		}
+	}
+}
+
+// A block that is higher than the terminal is cut, and says so: what scrolls
+// away can't be overwritten.
+func TestWatchOnALowTerminal(t *testing.T) {
+	s := &screen{}
+	b := &Board{out: s, terminal: true, height: func() int { return 10 }}
+	for range 3 {
+		if err := b.Watch(hugeStatus(), nil, statusTime); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.lines) != 9 || !strings.HasPrefix(s.lines[8], "… ") || !strings.HasSuffix(s.lines[8], " more lines: make the window higher") {
+			t.Errorf("the screen shows\n%s", strings.Join(s.lines, "\n"))
+		}
+	}
+	lines := []string{"1", "2", "3", "4"}
+	for height, want := range map[int]string{0: "1 2 3 4", 5: "1 2 3 4", 4: "1 2 … 2 more lines: make the window higher", 3: "1 … 3 more lines: make the window higher"} {
+		if got := strings.Join(fit(lines, height), " "); got != want {
+			t.Errorf("height %d: %s, want %s", height, got, want)
 		}
 	}
 }

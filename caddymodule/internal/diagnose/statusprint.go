@@ -24,12 +24,31 @@ const (
 // Board shows the same thing again and again: in its place on a terminal, one
 // block below the other elsewhere.
 type Board struct {
-	*Printer
-	drawn int // lines that are on the terminal
+	out      io.Writer
+	terminal bool
+	color    bool
+	height   func() int // of the terminal, in lines; 0: unknown
+	drawn    int        // lines that are on the terminal
 }
 
-// NewBoard returns a Board with the rules for color of NewPrinter.
-func NewBoard(out io.Writer) *Board { return &Board{Printer: NewPrinter(out)} }
+// NewBoard returns a Board that uses color if out is a terminal and neither
+// NO_COLOR (no-color.org) nor TERM=dumb is set.
+func NewBoard(out io.Writer) *Board {
+	b := &Board{out: out, height: func() int { return 0 }}
+	file, ok := out.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) || os.Getenv("TERM") == "dumb" {
+		return b
+	}
+	b.terminal, b.color = true, os.Getenv("NO_COLOR") == ""
+	b.height = func() int {
+		_, height, err := term.GetSize(int(file.Fd()))
+		if err != nil {
+			return 0
+		}
+		return height
+	}
+	return b
+}
 
 // Status shows what a gateway says, once.
 func (b *Board) Status(s Status, now time.Time) error {
@@ -57,7 +76,7 @@ func (b *Board) Watch(s Status, failure error, now time.Time) error {
 // terminal that is cleared first flickers. One that is narrower than the table
 // must cut lines off instead of making two of one, or they are counted wrongly.
 func (b *Board) redraw(lines []string) error {
-	lines = b.fitting(lines)
+	lines = fit(lines, b.height())
 	var text strings.Builder
 	text.WriteString("\x1b[?7l")
 	if b.drawn > 0 {
@@ -72,15 +91,10 @@ func (b *Board) redraw(lines []string) error {
 	return err
 }
 
-// fitting returns the lines that fit on the terminal: the cursor can't be moved
-// up to one that has left it.
-func (b *Board) fitting(lines []string) []string {
-	file, ok := b.out.(*os.File)
-	if !ok {
-		return lines
-	}
-	_, height, err := term.GetSize(int(file.Fd()))
-	if err != nil || height < 3 || len(lines) < height {
+// fit returns the lines that a terminal of this height has room for above the
+// cursor, which can't be moved up to one that has left the screen.
+func fit(lines []string, height int) []string {
+	if height < 3 || len(lines) < height {
 		return lines
 	}
 	shown := height - 2
