@@ -190,12 +190,14 @@ func TestStatusBesideWork(t *testing.T) {
 		all.Go(func() {
 			for range 20 {
 				h.way.decided(oz.ReasonVerdict(oz.Timeout))
-				reload, end := cancelContext(t)
-				mustLoad(t, reload, block)
-				end()
 				shown(ctx)
 			}
 		})
+	}
+	for range 20 { // one at a time, as Caddy loads configs
+		reload, end := cancelContext(t)
+		mustLoad(t, reload, block)
+		end()
 	}
 	all.Wait()
 	if w := shown(ctx)[0]; w.Decisions[oz.Unavailable] != 80 || w.LastFailures[0].Count != 80 {
