@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -51,6 +52,13 @@ was an answer.`,
 	return cmd
 }
 
+// statusAnswer is what came of asking a gateway.
+type statusAnswer struct {
+	doc    []byte
+	status diagnose.Status
+	err    error
+}
+
 func runStatus(cmd *cobra.Command, _ []string) error {
 	cmd.SilenceUsage = true // it was called correctly
 	address, err := adminAddress(cmd)
@@ -59,41 +67,41 @@ func runStatus(cmd *cobra.Command, _ []string) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
-	doc, status, err := askStatus(ctx, address)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+	watch, _ := cmd.Flags().GetBool("watch")
+	asJSON, _ := cmd.Flags().GetBool("json")
 	out := cmd.OutOrStdout()
 	board := diagnose.NewBoard(out)
-	asJSON, _ := cmd.Flags().GetBool("json")
-	if watch, _ := cmd.Flags().GetBool("watch"); !watch {
-		if asJSON {
-			return diagnose.WriteStatus(out, doc)
-		}
-		return board.Status(status, time.Now())
+	a := askStatus(ctx, address)
+	switch {
+	case watch && ctx.Err() != nil:
+		return nil
+	case a.err != nil: // a typo, rather than a gateway that will come
+		return a.err
+	case watch && asJSON:
+		return a.watch(ctx, address, func(a statusAnswer) error { return diagnose.WriteStatusLine(out, a.doc, a.err) })
+	case watch:
+		return a.watch(ctx, address, func(a statusAnswer) error { return board.Watch(a.status, a.err, time.Now()) })
+	case asJSON:
+		return diagnose.WriteStatus(out, a.doc)
 	}
-	show := func() error { return board.Watch(status, err, time.Now()) }
-	if asJSON {
-		show = func() error { return diagnose.WriteStatusLine(out, doc, err) }
-	}
+	return board.Status(a.status, time.Now())
+}
+
+// watch shows an answer and those that follow, until ctx ends.
+func (a statusAnswer) watch(ctx context.Context, address string, show func(statusAnswer) error) error {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
-	for {
-		if err := show(); err != nil {
+	for ctx.Err() == nil {
+		if err := show(a); err != nil {
 			return err
 		}
 		select {
 		case <-tick.C:
+			a = askStatus(ctx, address)
 		case <-ctx.Done():
-			return nil
-		}
-		if doc, status, err = askStatus(ctx, address); ctx.Err() != nil {
-			return nil
 		}
 	}
+	return nil
 }
 
 // adminAddress finds the admin API in the way of Caddy's own commands.
@@ -119,51 +127,53 @@ func adminAddress(cmd *cobra.Command) (string, error) {
 
 // askStatus asks once. Caddy's own call can't be ended, so that one without an
 // answer is left alone.
-func askStatus(ctx context.Context, address string) (doc []byte, status diagnose.Status, err error) {
-	type answer struct {
-		doc []byte
-		err error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		doc, err := getStatus(address)
-		answered <- answer{doc, err}
-	}()
+func askStatus(ctx context.Context, address string) statusAnswer {
+	answered := make(chan statusAnswer, 1)
+	go func() { answered <- getStatus(address) }()
 	select {
 	case a := <-answered:
-		if a.err != nil {
-			return nil, status, a.err
-		}
-		if status, err = diagnose.ReadStatus(a.doc); err != nil {
-			err = fmt.Errorf("%s: %w", address, err)
-		}
-		return a.doc, status, err
+		return a
 	case <-time.After(statusTimeout):
-		return nil, status, fmt.Errorf("the admin API at %s has not answered for %s", address, statusTimeout)
+		return statusAnswer{err: fmt.Errorf("the admin API at %s has not answered for %s", address, statusTimeout)}
 	case <-ctx.Done():
-		return nil, status, ctx.Err()
+		return statusAnswer{err: ctx.Err()}
 	}
 }
 
 // getStatus makes the call. Its connection isn't kept: Caddy's client would make
 // another one for the next call all the same.
-func getStatus(address string) ([]byte, error) {
+func getStatus(address string) (a statusAnswer) {
 	resp, err := caddycmd.AdminAPIRequest(address, http.MethodGet, diagnose.StatusPath, http.Header{"Connection": {"close"}}, nil)
 	if err != nil {
-		return nil, adminError(address, err)
+		return statusAnswer{err: adminError(address, err)}
 	}
 	defer resp.Body.Close()
-	return io.ReadAll(io.LimitReader(resp.Body, maxStatus))
+	if a.doc, a.err = io.ReadAll(io.LimitReader(resp.Body, maxStatus)); a.err != nil {
+		return a
+	}
+	if a.status, a.err = diagnose.ReadStatus(a.doc); a.err != nil {
+		a.err = fmt.Errorf("%s: %w", address, a.err)
+	}
+	return a
 }
 
-// adminError says what an error of Caddy's client means here. It has texts only.
+// adminError says what an error of Caddy's client means here. It has texts only,
+// some of them from whatever answered, which must not steer a terminal.
 func adminError(address string, err error) error {
-	switch text := err.Error(); {
+	switch text := strings.Map(graphicOnly, err.Error()); {
 	case strings.HasPrefix(text, "performing request: "):
 		return fmt.Errorf("no admin API answers at %s (want a running Caddy with its admin API on; --address or --config says where): %s",
 			address, strings.TrimPrefix(text, "performing request: "))
 	case strings.HasPrefix(text, "caddy responded with error: HTTP 404"):
 		return errors.New("the Caddy at " + address + " has no oz_instant in it (want one that is built with this module)")
+	default:
+		return errors.New(text)
 	}
-	return err
+}
+
+func graphicOnly(r rune) rune {
+	if !unicode.IsGraphic(r) {
+		return -1
+	}
+	return r
 }

@@ -555,7 +555,7 @@ func TestStatusCommandErrors(t *testing.T) {
 		"no admin API answers at":        {"--address", deadAddress(t)},
 		"has no oz_instant in it":        {"--address", respond("404 Not Found", "404 page not found\n")},
 		"isn't the status of a gateway":  {"--address", respond("200 OK", "<html>\x1b[2J")},
-		"HTTP 403":                       {"--address", respond("403 Forbidden", `{"error":"host not allowed"}`)},
+		"HTTP 403":                       {"--address", respond("403 Forbidden", "{\"error\":\"host \x1b[2J not allowed\"}")},
 		"the admin API is off":           {"--config", file},
 		"unknown flag":                   {"--wacth"},
 		"off.json2: no such file or dir": {"--config", file + "2"},
