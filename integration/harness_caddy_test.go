@@ -215,9 +215,9 @@ func (p *caddyProc) Goroutines(t testing.TB) string {
 
 var adminClient = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// adminCall makes a call that may be made twice: with a reload Caddy replaces the server behind its admin endpoint, and ends what the
+// adminDo makes a call that may be made twice: with a reload Caddy replaces the server behind its admin endpoint, and ends what the
 // old one has just taken.
-func adminCall(req *http.Request) (string, error) {
+func adminDo(req *http.Request) (*http.Response, error) {
 	resp, err := adminClient.Do(req)
 	for tries := 1; (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) && tries < 5; tries++ {
 		if req.GetBody != nil {
@@ -225,6 +225,12 @@ func adminCall(req *http.Request) (string, error) {
 		}
 		resp, err = adminClient.Do(req)
 	}
+	return resp, err
+}
+
+// adminCall makes such a call, and returns the body of the answer, which must be 200.
+func adminCall(req *http.Request) (string, error) {
+	resp, err := adminDo(req)
 	if err != nil {
 		return "", err
 	}

@@ -64,7 +64,7 @@ func (p *caddyProc) adminAnswer(t testing.TB, method, path string, fields ...str
 		}
 		req.Header.Set(fields[i], fields[i+1])
 	}
-	resp, err := adminClient.Do(req)
+	resp, err := adminDo(req)
 	check(t, err)
 	defer resp.Body.Close()
 	var body bytes.Buffer
