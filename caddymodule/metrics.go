@@ -149,6 +149,7 @@ func (m *metrics) zero() {
 	}
 	for _, cause := range upload.Causes() {
 		m.busy.WithLabelValues(string(cause))
+		m.aborted.WithLabelValues(string(cause)) // once part of the capsule had come
 	}
 	for _, result := range tokenResults {
 		m.tokens.WithLabelValues(result)
@@ -167,9 +168,7 @@ func (m *metrics) zero() {
 	for _, cause := range abortCauses {
 		m.aborted.WithLabelValues(cause.name)
 	}
-	for _, cause := range [...]string{string(upload.CauseMemory), string(upload.CauseDisplaced), abortUnreadable} {
-		m.aborted.WithLabelValues(cause)
-	}
+	m.aborted.WithLabelValues(abortUnreadable)
 	for _, result := range replayResults {
 		m.replays.WithLabelValues(result)
 	}
@@ -290,7 +289,7 @@ func abortCause(res *Result) string {
 	switch {
 	case res.upload.Received || res.upload.Bytes == 0:
 		return ""
-	case res.busy != "": // for want of memory, or displaced
+	case res.busy != "":
 		return string(res.busy)
 	case res.upload.Fault == nil:
 		return ""
