@@ -123,11 +123,15 @@ wait_for() {
 }
 
 run() {
-	local config=${1:-Caddyfile.example}
+	local site config=${1:-Caddyfile.example}
 	[ -r "$config" ] || die "there is no $config."
 	case $OZ_URL,$APP_URL in
 	http://127.0.0.1:*,http://127.0.0.1:*) ;;
 	*) die "run plays with a sandbox on this machine. For your own Oz and app: ./caddy run --config Caddyfile.example" ;;
+	esac
+	case $SITE in
+	*://*) site=$SITE ;;
+	*) site=https://$SITE ;;
 	esac
 	build
 	go build -buildvcs=false -o "$tmp/ozsandbox" ./integration/cmd/ozsandbox
@@ -138,7 +142,9 @@ run() {
 
 	trap 'exit 1' USR1
 	set -m # process groups, so that nothing is left of a job when it is ended
-	start 'the sandbox' "$tmp/ozsandbox" run --oz "${OZ_URL#http://}" --app "${APP_URL#http://}"
+	# An analysis takes a second, so that the demo page can show a queue; the real Oz takes about three.
+	start 'the sandbox' "$tmp/ozsandbox" run --oz "${OZ_URL#http://}" --app "${APP_URL#http://}" --analysis-time 1s \
+		--site "$site" --admin "http://$CADDY_ADMIN"
 	# Caddy notes its last config below XDG_CONFIG_HOME; this one is not worth keeping.
 	start Caddy env XDG_CONFIG_HOME="$tmp" ./caddy run --config "$config" --adapter caddyfile
 	wait_for "$OZ_URL" 'the sandbox'

@@ -35,9 +35,9 @@ func TestExampleShowsEveryOption(t *testing.T) {
 	}
 	for _, option := range []string{
 		"base_path", "access_token", "credentials", "biometry", "capacity", "max_capsule", "max_header", "max_answer", "upload_timeout", "timeout", "best_shot", "strip", "analyses",
-		"require", "pass", "handle_decision", "client_gone", "seal",
+		"require", "replay_guard", "pass", "handle_decision", "client_gone", "seal",
 	} {
-		if !strings.Contains(string(text), "\n\t\t#"+option+" ") {
+		if !strings.Contains(string(text), "\n\t\t#"+option+" ") && !strings.Contains(string(text), "\n\t\t"+option+" ") {
 			t.Errorf("%s is not shown", option)
 		}
 	}

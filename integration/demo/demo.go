@@ -1,20 +1,19 @@
 // Package demo is the app that already exists: a page with a button, and an endpoint that decides by reading a header. It
 // stands for whatever runs behind the gateway, knows nothing of Oz and handles no capsule.
 //
-//	GET  /                a page that gets a capsule, posts it and shows what the app received
+//	GET  /                a page that gets a capsule, posts it and shows what the app received; see page/app.js
 //	POST /verify          answers JSON that repeats what the app received
 //	GET  /profile/photo   the reference photo of who is signed in, for a gateway that matches faces
 //	POST /demo/capsule    makes the capsule that the vendor's SDK would make in the browser (GET does, too)
+//	GET  /demo/status     what Caddy's admin API says about the gateway, if [Options.Admin] is set
+//	POST /demo/flood      posts many capsules at once to the gateway, if [Options.Site] is set; GET says how that fares
 package demo
 
 import (
 	"context"
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"html"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -29,6 +28,12 @@ const DefaultSessionTokenPath = "/session_token"
 // maxBody is as much as a gateway that leaves the best shot in will deliver.
 const maxBody = 64 << 20
 
+// The limits of what the page asks a capsule to be made of.
+const (
+	maxClip    = 16 << 20
+	maxPadding = 24 << 20
+)
+
 // Options for New. The zero value is an app without a maker of capsules.
 type Options struct {
 	// Capture makes a capsule in place of the vendor's SDK. Nil: Capsules does.
@@ -41,6 +46,15 @@ type Options struct {
 	// Photos returns the reference photo of a user, if there is one. Nil: nobody has one.
 	Photos func(ctx context.Context, user string) (photo []byte, ok bool)
 
+	// Site is the address of the gateway, such as http://localhost:8080, for floods. Empty: no floods.
+	Site string
+
+	// Admin is the address of Caddy's admin API, such as http://localhost:2019. Empty: the page does not show the gateway.
+	Admin string
+
+	// OzSent returns how many bytes Oz answered with, for the folder with this id: only a sandbox can tell. Nil: not shown.
+	OzSent func(folderID string) (bytes int64, ok bool)
+
 	// SessionTokenPath is the gateway's session_token path. The page asks there first and does without if nothing answers.
 	// Default: DefaultSessionTokenPath.
 	SessionTokenPath string
@@ -48,12 +62,16 @@ type Options struct {
 
 // Scene is what the camera sees, and what is to come of it.
 type Scene struct {
-	Outcome      string // how the analysis is to end
-	Person       string // who is in front of the camera; empty: somebody without a name
-	SessionToken string // what the page got from the gateway; empty when the gateway gives none
+	Outcome      string `json:"outcome"`       // how the analysis is to end
+	Fault        string `json:"fault"`         // what goes wrong at Oz with this capsule; empty: nothing
+	Person       string `json:"person"`        // who is in front of the camera; empty: somebody without a name
+	Transaction  string `json:"transaction"`   // what the app ties the capsule to, as its metadata transaction_id
+	SessionToken string `json:"session_token"` // what the page got from the gateway; empty when the gateway gives none
+	Padding      int64  `json:"padding"`       // how many bytes the capsule is to be larger than its clip
+	Clip         []byte `json:"-"`             // what was recorded; nil: anything
 }
 
-// New returns the app.
+// New returns the app. It panics on a Site that is no URL.
 func New(o Options) http.Handler {
 	if o.SessionTokenPath == "" {
 		o.SessionTokenPath = DefaultSessionTokenPath
@@ -61,37 +79,31 @@ func New(o Options) http.Handler {
 	if o.Capture == nil && o.Capsules != nil {
 		o.Capture = func(ctx context.Context, s Scene) ([]byte, error) { return o.Capsules(ctx, s.Outcome, s.SessionToken) }
 	}
+	if o.Capture == nil {
+		o.Site = ""
+	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", page(o))
-	mux.HandleFunc("POST /verify", verify)
+	mux.HandleFunc("GET /{$}", page(o))
+	mux.HandleFunc("GET /assets/{file}", asset)
+	mux.HandleFunc("POST /verify", o.verify)
 	mux.HandleFunc("GET /profile/photo", o.photo)
 	if o.Capture != nil {
 		mux.HandleFunc("/demo/capsule", o.capsule)
 	}
+	if o.Admin != "" {
+		mux.HandleFunc("GET /demo/status", o.status)
+	}
+	if o.Site != "" {
+		f, err := newFlood(o.Site, func(ctx context.Context) ([]byte, error) {
+			return o.Capture(ctx, Scene{Outcome: "SUCCESS", Clip: make([]byte, floodPayload)})
+		})
+		if err != nil {
+			panic(err)
+		}
+		mux.HandleFunc("POST /demo/flood", f.start)
+		mux.HandleFunc("GET /demo/flood", f.show)
+	}
 	return mux
-}
-
-//go:embed page.html
-var pageHTML string
-
-// page serves the page. Its policy lets it run its own script and style and talk to its own origin, and nothing else.
-func page(o Options) http.Handler {
-	text := strings.Replace(pageHTML, "SESSION_TOKEN_PATH", html.EscapeString(o.SessionTokenPath), 1)
-	policy := fmt.Sprintf("default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "+
-		"frame-ancestors 'none'; script-src '%s'; style-src '%s'", hashOf(text, "script"), hashOf(text, "style"))
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", policy)
-		io.WriteString(w, text)
-	})
-}
-
-// hashOf is the policy's name for the one script or style of the page.
-func hashOf(page, tag string) string {
-	_, after, _ := strings.Cut(page, "<"+tag+">")
-	content, _, _ := strings.Cut(after, "</"+tag+">")
-	sum := sha256.Sum256([]byte(content))
-	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // received is what the app was sent, as it tells the page.
@@ -101,12 +113,13 @@ type received struct {
 	OzHeaders     map[string]string `json:"oz_headers"`
 	ContentType   string            `json:"content_type"`
 	ContentLength int64             `json:"content_length"`
-	Resolutions   map[string]string `json:"resolutions,omitempty"` // of each folder, when there are several
+	Resolutions   map[string]string `json:"resolutions,omitempty"`     // of each folder, when there are several
+	OzAnswerBytes int64             `json:"oz_answer_bytes,omitempty"` // of Oz's answer, before anything was cut
 	Body          any               `json:"body"`
 }
 
 // verify is all that an app has to do: read one header. Everything else here is for show.
-func verify(w http.ResponseWriter, r *http.Request) {
+func (o Options) verify(w http.ResponseWriter, r *http.Request) {
 	status, verdict := decide(r.Header)
 	out := received{
 		YouSent: r.Method + " " + r.URL.Path, Verdict: verdict, OzHeaders: ozHeaders(r.Header),
@@ -118,6 +131,9 @@ func verify(w http.ResponseWriter, r *http.Request) {
 			status, out.Verdict = http.StatusBadRequest, "body unreadable"
 		}
 		out.Body, out.Resolutions = body, resolutions(body)
+		if o.OzSent != nil {
+			out.OzAnswerBytes, _ = o.OzSent(r.Header.Get("X-Oz-Folder-Id"))
+		}
 	}
 	writeJSON(w, status, out)
 }
@@ -243,16 +259,13 @@ func (o Options) photo(w http.ResponseWriter, r *http.Request) {
 // capsule does what the SDK does in real life.
 func (o Options) capsule(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	ask := struct {
-		Outcome      string `json:"outcome"`
-		Person       string `json:"person"`
-		SessionToken string `json:"session_token"`
-	}{Outcome: r.URL.Query().Get("outcome"), Person: r.URL.Query().Get("person")}
+	scene := Scene{Outcome: r.URL.Query().Get("outcome"), Person: r.URL.Query().Get("person")}
 	switch r.Method {
 	case http.MethodGet:
 	case http.MethodPost:
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&ask); err != nil {
-			http.Error(w, "want JSON with outcome, person and session_token", http.StatusBadRequest)
+		r.Body = http.MaxBytesReader(w, r.Body, maxClip)
+		if err := scene.read(r); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 	default:
@@ -260,13 +273,54 @@ func (o Options) capsule(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "GET or POST", http.StatusMethodNotAllowed)
 		return
 	}
-	capsule, err := o.Capture(r.Context(), Scene(ask))
+	capsule, err := o.Capture(r.Context(), scene)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Write(capsule)
+}
+
+// read takes a scene from a request: from JSON, or from a form with that JSON as its part "scene" and the recording as "clip". The
+// recording is held in memory: the parser for whole forms would write a large one to a file.
+func (s *Scene) read(r *http.Request) error {
+	form, err := r.MultipartReader()
+	if err != nil {
+		return s.readJSON(r.Body)
+	}
+	for {
+		part, err := form.NextPart()
+		switch {
+		case err == io.EOF:
+			return s.check()
+		case err != nil:
+			return errors.New("the form is cut, or larger than " + strconv.Itoa(maxClip) + " bytes")
+		}
+		switch part.FormName() {
+		case "scene":
+			err = s.readJSON(part)
+		case "clip":
+			s.Clip, err = io.ReadAll(part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Scene) readJSON(body io.Reader) error {
+	if json.NewDecoder(io.LimitReader(body, 1<<16)).Decode(s) != nil {
+		return errors.New("want JSON with outcome, person and session_token")
+	}
+	return s.check()
+}
+
+func (s *Scene) check() error {
+	if s.Padding < 0 || s.Padding > maxPadding {
+		return errors.New("padding: want 0 to " + strconv.Itoa(maxPadding))
+	}
+	return nil
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -118,27 +118,6 @@ func TestVerifyOtherBodies(t *testing.T) {
 	}
 }
 
-func TestPage(t *testing.T) {
-	w := serve(New(Options{SessionTokenPath: `/a"b`}), "GET", "/", "", nil)
-	page, policy := w.Body.String(), w.Header().Get("Content-Security-Policy")
-	if w.Code != 200 || !strings.Contains(page, `data-session-token="/a&#34;b"`) || !strings.Contains(policy, "connect-src 'self'") {
-		t.Errorf("%d %s", w.Code, policy)
-	}
-	for _, wanted := range []string{`id="user"`, `id="camera"`, "/profile/photo"} {
-		if !strings.Contains(page, wanted) {
-			t.Errorf("no %s on the page", wanted)
-		}
-	}
-	for _, outside := range []string{"http://", "https://", "src=", "@import"} {
-		if strings.Contains(page, outside) {
-			t.Errorf("the page refers to %s", outside)
-		}
-	}
-	if w := serve(New(Options{}), "GET", "/other", "", nil); w.Code != 404 {
-		t.Errorf("other paths: %d", w.Code)
-	}
-}
-
 func TestCapsule(t *testing.T) {
 	app := New(Options{Capsules: func(_ context.Context, outcome, token string) ([]byte, error) {
 		if outcome == "" {

@@ -32,6 +32,9 @@ type Receipt struct {
 	TokenDigest string // SHA-256 of the access token it came with, in hex; empty: none
 	GrantDigest string // the same of the access token that it was given
 
+	FolderID   string // of the folder that was answered
+	AnswerSize int    // of the answer's body as it was made, in bytes, whatever came of it on the wire
+
 	Status   int  // what was answered; 0: nothing (yet)
 	Code     int  // the error_code in the answer, if there is one
 	Finished bool // nothing more will happen to this request
@@ -154,6 +157,18 @@ func (s *Sandbox) Received() []Receipt {
 // RequestsOn returns a receipt for every request of one call, such as OnBiometry, in the same order.
 func (s *Sandbox) RequestsOn(route string) []Receipt {
 	return slices.DeleteFunc(s.Requests(), func(rec Receipt) bool { return rec.Route != route })
+}
+
+// AnswerSize returns how many bytes the answer with a folder had, if it is remembered.
+func (s *Sandbox) AnswerSize(folderID string) (bytes int64, ok bool) {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	for _, rec := range slices.Backward(s.book.receipts) {
+		if folderID != "" && rec.FolderID == folderID {
+			return int64(rec.AnswerSize), true
+		}
+	}
+	return 0, false
 }
 
 // Requests returns a receipt for every request, whatever it was.

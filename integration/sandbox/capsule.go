@@ -93,6 +93,10 @@ type CapsuleSpec struct {
 
 	// Damage is what is wrong with it. Default: nothing.
 	Damage Damage
+
+	// Fault is what goes wrong at the sandbox with this capsule and no other, as text; see Fault. It must be one that takes hold
+	// after the capsule was read, and is met by a good capsule only. A fault of the sandbox itself comes first.
+	Fault string
 }
 
 // capsule is the header as it is written.
@@ -111,6 +115,7 @@ type payload struct {
 	Person       string            `json:"person,omitempty"`
 	EventSession string            `json:"event_session_id"`
 	Meta         map[string]string `json:"meta_data,omitempty"`
+	Fault        string            `json:"fault,omitempty"`
 }
 
 type medium struct {
@@ -121,8 +126,17 @@ type medium struct {
 	CRC  uint32   `json:"crc32"`
 }
 
-// Capsule makes a capsule for this sandbox. It panics on a spec that makes no sense, such as an unknown outcome.
+// Capsule is MakeCapsule for specs written in source code. It panics when they make no sense.
 func (s *Sandbox) Capsule(spec CapsuleSpec) []byte {
+	c, err := s.MakeCapsule(spec)
+	if err != nil {
+		panic("sandbox capsule: " + err.Error())
+	}
+	return c
+}
+
+// MakeCapsule makes a capsule for this sandbox. It fails on a spec that makes no sense, such as an unknown outcome.
+func (s *Sandbox) MakeCapsule(spec CapsuleSpec) ([]byte, error) {
 	if spec.SessionToken == "" {
 		o := s.Options()
 		issued := o.Clock()
@@ -131,11 +145,7 @@ func (s *Sandbox) Capsule(spec CapsuleSpec) []byte {
 		}
 		spec.SessionToken = s.keys.sign(issued, o.TokenLife)
 	}
-	c, err := BuildCapsule(spec)
-	if err != nil {
-		panic("sandbox capsule: " + err.Error())
-	}
-	return c
+	return BuildCapsule(spec)
 }
 
 // BuildCapsule makes a capsule around the session token in spec. DamageExpired is then up to whoever made the token.
@@ -158,6 +168,9 @@ func BuildCapsule(spec CapsuleSpec) ([]byte, error) {
 		return nil, fmt.Errorf("unknown damage %q", spec.Damage)
 	case spec.PayloadSize < 0:
 		return nil, fmt.Errorf("payload size %d", spec.PayloadSize)
+	}
+	if _, err := capsuleFault(spec.Fault); err != nil {
+		return nil, err
 	}
 
 	content := spec.Payload
@@ -186,8 +199,10 @@ func (spec CapsuleSpec) header(content []byte) capsule {
 	c := capsule{
 		SessionToken: spec.SessionToken,
 		Size:         int64(len(content)),
-		Payload:      &payload{Outcome: spec.Outcome, Person: spec.Person, EventSession: spec.EventSession, Meta: spec.Meta},
-		Media:        []medium{},
+		Payload: &payload{
+			Outcome: spec.Outcome, Person: spec.Person, EventSession: spec.EventSession, Meta: spec.Meta, Fault: spec.Fault,
+		},
+		Media: []medium{},
 	}
 	for i := range spec.Media {
 		part := content[len(content)*i/spec.Media : len(content)*(i+1)/spec.Media]

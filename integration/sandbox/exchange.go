@@ -93,6 +93,7 @@ func (x *exchange) capsuleAnswer(c capsule, refused *refusal) answer {
 	if refused != nil {
 		return refusalAnswer(refused, x.o)
 	}
+	x.met = x.s.brought(x.met, c)
 	x.s.wait(x.o.AnalysisTime)
 	return jsonAnswer(http.StatusCreated, x.folder(c))
 }

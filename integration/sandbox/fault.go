@@ -210,6 +210,18 @@ func fill[T comparable](field *T, value T) {
 	}
 }
 
+// capsuleFault reads the fault that a capsule brings along.
+func capsuleFault(text string) (Fault, error) {
+	f, err := ParseFault(text)
+	if err != nil || f == (Fault{}) {
+		return f, err
+	}
+	if k := kindByName(f.Kind); k.before != nil || k.slow != nil || f.On != OnFolders || f.Times != 0 {
+		return f, fmt.Errorf("fault %q: a capsule cannot bring it along (want one that takes hold after the body was read)", text)
+	}
+	return f, nil
+}
+
 func (f Fault) concerns(route string) bool { return f.On == OnAll || f.On == route }
 
 // ParseSize reads a number of bytes: "1000", "64KiB", "2MiB", "1MB", "64k".

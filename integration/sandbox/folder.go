@@ -112,8 +112,10 @@ func (x *exchange) builder(outcome string) *folderBuilder {
 		outcome = x.met.Word
 	}
 	now := x.o.Clock()
+	id := newUUID()
+	x.s.book.update(func(*Stats) { x.rec.FolderID = id })
 	return &folderBuilder{
-		outcome: outcome, id: newUUID(), began: unixSeconds(now.Add(-x.o.AnalysisTime)), now: unixSeconds(now),
+		outcome: outcome, id: id, began: unixSeconds(now.Add(-x.o.AnalysisTime)), now: unixSeconds(now),
 	}
 }
 

@@ -115,6 +115,20 @@ func (s *Sandbox) takeFault(route string) metFault {
 	return metFault{s.kind, f, s.released}
 }
 
+// brought returns the fault that a capsule brings along, for a request that has met no other.
+func (s *Sandbox) brought(met metFault, c capsule) metFault {
+	if met.Kind != "" || c.Payload == nil || c.Payload.Fault == "" {
+		return met
+	}
+	f, err := capsuleFault(c.Payload.Fault)
+	if err != nil { // made by hand
+		return met
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return metFault{kindByName(f.Kind), f, s.released}
+}
+
 // ServeHTTP is the server.
 func (s *Sandbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o := s.Options()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ type settings struct {
 	allowRemote bool
 	quiet       bool
 	tokenPath   string
+	site, admin string
 	photos      []string
 	fault       string
 	bestShot    sandbox.Size
@@ -61,6 +63,8 @@ func (s *settings) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&s.allowRemote, "allow-remote", false, "allow addresses that other machines can reach; anybody can forge capsules for a sandbox")
 	flags.BoolVar(&s.quiet, "quiet", false, "log no requests")
 	flags.StringVar(&s.tokenPath, "session-token-path", demo.DefaultSessionTokenPath, "`path` on which the demo page asks the gateway for a session token")
+	flags.StringVar(&s.site, "site", "", "`URL` of the gateway on this machine, which the demo page may flood; empty for no floods")
+	flags.StringVar(&s.admin, "admin", "", "`URL` of Caddy's admin API, for the demo page's view of the gateway; empty for no view")
 	flags.StringSliceVar(&s.photos, "photos", []string{"alice", "bob"}, "`users` of the demo app that have a profile photo")
 
 	flags.StringVar(&s.fault, "fault", "", "what goes wrong; see ozsandbox faults")
@@ -107,6 +111,11 @@ func (s *settings) check() (err error) {
 			return fmt.Errorf("%s can be reached from other machines (want a loopback address, or --allow-remote)", addr)
 		}
 	}
+	for name, address := range map[string]string{"site": s.site, "admin": s.admin} {
+		if u, err := url.Parse(address); address != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			return fmt.Errorf("--%s: %q isn't an address (want one such as http://localhost:8080)", name, address)
+		}
+	}
 	return nil
 }
 
@@ -144,7 +153,9 @@ func (s *settings) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "sandbox of Oz Instant  http://%s%s\n", addr, s.options.BasePath)
 	if s.app != "" {
-		app := demo.New(demo.Options{Capture: capsuleMaker(oz), SessionTokenPath: s.tokenPath, Photos: s.photo})
+		app := demo.New(demo.Options{
+			Capture: capsuleMaker(oz), SessionTokenPath: s.tokenPath, Photos: s.photo, Site: s.site, Admin: s.admin, OzSent: oz.AnswerSize,
+		})
 		if addr, err = all.start(ctx, s.app, app, nil); err != nil {
 			return err
 		}
@@ -173,15 +184,21 @@ func (s *settings) photo(_ context.Context, user string) ([]byte, bool) {
 func capsuleMaker(s *sandbox.Sandbox) func(context.Context, demo.Scene) ([]byte, error) {
 	return func(_ context.Context, scene demo.Scene) ([]byte, error) {
 		spec := sandbox.CapsuleSpec{
-			Outcome: scene.Outcome, Person: scene.Person, SessionToken: scene.SessionToken, PayloadSize: 2 << 20,
+			Outcome: scene.Outcome, Person: scene.Person, SessionToken: scene.SessionToken, PayloadSize: 2 << 20, Fault: scene.Fault,
+		}
+		if scene.Clip != nil {
+			spec.Payload = append(scene.Clip, make([]byte, scene.Padding)...)
+		}
+		if scene.Transaction != "" {
+			spec.Meta = map[string]string{"transaction_id": scene.Transaction}
 		}
 		if _, damage := sandbox.Damages()[sandbox.Damage(scene.Outcome)]; damage {
 			spec.Outcome, spec.Damage = "", sandbox.Damage(scene.Outcome)
 		}
-		if spec.Outcome != "" && !slices.Contains(sandbox.Outcomes(), spec.Outcome) {
-			return nil, fmt.Errorf("outcome: want one of %q, or a kind of damage", sandbox.Outcomes())
+		if spec.Damage == sandbox.DamageExpired {
+			spec.SessionToken = "" // the gateway's is fresh
 		}
-		return s.Capsule(spec), nil
+		return s.MakeCapsule(spec)
 	}
 }
 
