@@ -17,11 +17,12 @@ const (
 	maxStatus      = 1 << 20
 )
 
-// status hands on what Caddy's admin API says about the gateway. The page cannot ask it: it is another origin.
+// status hands on what Caddy's admin API says about the gateway. The page cannot ask it: it is another origin. Its failure is an
+// answer like any other, {"error": …}, since a browser writes each 502 to its console, once a second.
 func (o Options) status(w http.ResponseWriter, r *http.Request) {
 	status, err := o.askAdmin(r.Context())
 	if err != nil {
-		writeJSON(w, http.StatusBadGateway, map[string]string{"error": err.Error()})
+		writeJSON(w, http.StatusOK, map[string]string{"error": err.Error()})
 		return
 	}
 	writeJSON(w, http.StatusOK, status)

@@ -18,7 +18,8 @@
 //                            data-ms: its duration
 //   #received #cut #headers #problem   the two tables have a row for each field: th is its name, td its value
 //   #answer                  the whole answer as text, JSON of the app or the problem document, inside <details id="whole">
-//   body[data-busy]          while a case runs, countdowns included
+//   body[data-state]         ready; while a case runs the phase, flood or waiting (counting down); then decided (there was an
+//                            answer) or failed, and every button can be clicked again
 //   #live[data-state]        on, paused, unreachable or off; #pause (aria-pressed), #live-note
 //   #ways > .way-to-oz      one for each way to Oz; in it [data-fact=NAME]: slots, queue, wait, service, memory, token,
 //                            upstreams, decision-SUCCESS … decision-UNAVAILABLE, failures
@@ -65,19 +66,19 @@ let capsule = null; // the last one, for #again
 let lose = () => {}; // cuts the connection
 let stopWaiting = () => {};
 
+// run does one thing at a time. The buttons are disabled meanwhile.
 async function run(work) {
-  if (document.body.dataset.busy !== undefined) return;
-  document.body.dataset.busy = '';
   setDisabled(true);
   show.begin();
+  let end = 'decided';
   try {
     await work();
   } catch (error) {
+    end = 'failed';
     show.failure(error, capsule !== null);
-  } finally {
-    delete document.body.dataset.busy;
-    setDisabled(false);
   }
+  setDisabled(false);
+  show.state(end);
 }
 
 function setDisabled(disabled) {
@@ -94,8 +95,8 @@ async function capture(scene) {
     return token;
   });
   const clip = await show.phase('capture', 'Recording', async step => {
-    const {clip, what} = await record(byId('source-drawing').checked ? 'drawing' : 'camera');
-    step(`Recorded ${what}: ${show.size(clip.size)}.`);
+    const {clip, words} = await record(byId('source-drawing').checked ? 'drawing' : 'camera');
+    step(`${words} ${show.size(clip.size)}.`);
     return clip;
   });
   capsule = await show.phase('capsule', 'Making the capsule', async step => {

@@ -6,14 +6,14 @@ const video = document.getElementById('preview');
 const pen = canvas.getContext('2d');
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 
-// record returns a clip and what it shows.
+// record returns a clip, and words about it.
 export async function record(source) {
-  const camera = source === 'camera' ? await openCamera() : null;
-  if (!camera) return {clip: await recordDrawing(), what: 'a drawing'};
+  const {camera, why} = source === 'camera' ? await openCamera() : {why: ''};
+  if (!camera) return {clip: await recordDrawing(), words: `${why}Recorded a drawing.`};
   try {
     show(camera);
     await video.play();
-    return {clip: await toClip(camera, () => pen.drawImage(video, 0, 0, canvas.width, canvas.height)), what: 'the camera'};
+    return {clip: await toClip(camera, () => pen.drawImage(video, 0, 0, canvas.width, canvas.height)), words: 'Recorded the camera.'};
   } finally {
     for (const track of camera.getTracks()) track.stop();
     show(null);
@@ -27,25 +27,28 @@ function show(camera) {
   canvas.hidden = Boolean(camera);
 }
 
-// openCamera returns a stream, or null: no camera, no permission, an insecure context, or a click on "Use a drawing instead".
+const noCamera = 'There is no camera. ';
+const reasons = {NotAllowedError: 'The camera was not allowed. ', NotFoundError: noCamera};
+
+// openCamera returns a stream, or why there is none.
 async function openCamera() {
-  const devices = await navigator.mediaDevices?.enumerateDevices().catch(() => []) ?? [];
-  if (!devices.some(device => device.kind === 'videoinput')) return null;
+  if (!navigator.mediaDevices) return {why: 'Browsers open the camera for https and localhost only. '};
+  const devices = await navigator.mediaDevices.enumerateDevices().catch(() => []);
+  if (!devices.some(device => device.kind === 'videoinput')) return {why: noCamera};
   const button = document.getElementById('draw');
   button.hidden = false;
-  let refused = false;
-  const asked = navigator.mediaDevices.getUserMedia({video: {facingMode: 'user', width: {ideal: 640}}}).then(stream => {
-    if (!refused) return stream;
-    for (const track of stream.getTracks()) track.stop(); // allowed too late
-    return null;
-  }, () => null);
+  let late = false;
+  const asked = navigator.mediaDevices.getUserMedia({video: {facingMode: 'user', width: {ideal: 640}}}).then(camera => {
+    if (late) for (const track of camera.getTracks()) track.stop();
+    return {camera};
+  }, error => ({why: reasons[error.name] ?? 'The camera does not work. '}));
   const drawing = new Promise(resolve => {
-    button.onclick = () => resolve(null);
+    button.onclick = () => resolve({why: ''});
   });
-  const camera = await Promise.race([asked, drawing]);
-  refused = !camera;
+  const answer = await Promise.race([asked, drawing]);
+  late = !answer.camera;
   button.hidden = true;
-  return camera;
+  return answer;
 }
 
 async function recordDrawing() {

@@ -33,7 +33,7 @@ async function look() {
   try {
     const answer = await fetch('/demo/status', {cache: 'no-store'});
     said = await answer.json();
-    if (!answer.ok) throw new Error(said.error);
+    if (said.error) throw new Error(said.error);
   } catch (error) {
     state('unreachable', navigator.onLine ? `No status: ${error.message}` : 'No status: you are offline.');
     return false;

@@ -22,6 +22,8 @@ export function begin() {
 
 const places = {token: 'gateway', capture: 'page', capsule: 'page', flood: 'gateway', upload: 'gateway', wait: 'oz', decision: 'app'};
 
+export const state = name => { document.body.dataset.state = name; };
+
 // at lights up where the capsule is.
 function at(place) {
   for (const node of byId('way').children) node.classList.toggle('here', node.dataset.at === place);
@@ -33,6 +35,7 @@ export async function phase(name, text, work) {
   let words = text;
   byId('phase').textContent = `${text} …`;
   at(places[name]);
+  state(name);
   try {
     return await work(said => { words = said; });
   } catch (error) {
@@ -82,6 +85,7 @@ export async function upload(text, start) {
   progress(0, 1);
   byId('phase').textContent = `${text} …`;
   at('gateway');
+  state('upload');
   hide('upload', false);
   const sent = () => {
     sentAt = performance.now();
@@ -89,6 +93,7 @@ export async function upload(text, start) {
     step('upload', 'The whole capsule is at the gateway, which streams it on.', from, sentAt);
     byId('phase').textContent = 'Waiting for the gateway and Oz …';
     at('oz');
+    state('wait');
   };
   try {
     const answer = await start({progress, sent});
@@ -150,6 +155,7 @@ function verdict(tone, title, meaning, advice, data) {
 // waiting shows how many seconds are left until the same capsule is sent again; null: no more.
 export function waiting(seconds) {
   hide('stop', seconds === null);
+  state('waiting');
   if (seconds !== null) byId('advice').textContent = `Refused before it was read. The same capsule is sent again in ${seconds} s.`;
 }
 
