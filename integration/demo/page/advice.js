@@ -12,10 +12,11 @@ const decisions = {
 // By the last word of a problem's type: what it means to a person, and what helps: anew, again, later or nothing.
 const problems = {
   'container': ['Oz could not open the capsule: it is damaged, expired or was used before.', 'anew'],
+  'container-again': ['Oz had used the capsule after all when it said that it was busy. That happens: a capsule counts once.', 'anew'],
   'empty-capsule': ['The capsule is empty.', 'anew'],
   'binding': ['The capsule belongs to another user or session.', 'anew'],
   'replayed': ['This capsule was here before. One capsule counts once.', 'anew'],
-  'overloaded': ['Too many people at once. This capsule was not looked at, so the same one will do.', 'again'],
+  'overloaded': ['Too many capsules at once. Nothing was decided, and this one may come again.', 'again'],
   'unreachable': ['The gateway cannot reach Oz. Nothing was sent there.', 'again'],
   'unauthorized': ['Oz does not accept this gateway. Its operator must act; you cannot.', 'later'],
   'too_large_for_oz': ['Oz takes no capsule of this size. The operator must act.', 'later'],
@@ -38,11 +39,12 @@ const helps = {
 
 // judge returns {tone, title, meaning, advice, next, waits, decision, problem}. Waits is the number of seconds after which the
 // same capsule is to be sent again by itself.
-export function judge({status, said, retryAfter}) {
+export function judge({status, said, retryAfter}, tries) {
   const decision = said?.oz_headers?.['X-Oz-Decision'];
   if (decision) return byDecision(decision, said);
   const problem = String(said?.type ?? '').split(':').pop();
-  const [meaning, help] = problems[problem] ?? [said?.detail ?? `The site answered ${status}.`, byStatus(status)];
+  const row = problem === 'container' && tries > 1 ? 'container-again' : problem;
+  const [meaning, help] = problems[row] ?? [said?.detail ?? `The site answered ${status}.`, byStatus(status)];
   const waits = status === 503 && help === 'again' && retryAfter > 0 ? retryAfter : 0;
   return {
     tone: 'wait', title: said?.title ?? said?.verdict ?? `Refused with ${status}`, meaning, waits, decision: '', problem,

@@ -106,15 +106,17 @@ async function capture(scene) {
   });
 }
 
-// deliver posts the capsule until there is an answer that another try would not change.
+// deliver posts the capsule until there is an answer that another try would not change, and returns the decision, if there is one.
 async function deliver(scene) {
   for (let tries = 1; ; tries++) {
     const answer = await post(scene.lose && tries === 1);
-    const meaning = judge(answer);
+    const meaning = judge(answer, tries);
     show.result(answer, meaning, tries);
-    if (!meaning.waits) return;
-    if (tries === mostTries || !await countDown(meaning.waits)) return show.stopped();
+    if (!meaning.waits) return meaning.decision;
+    if (tries === mostTries || !await countDown(meaning.waits)) break;
   }
+  show.stopped();
+  return '';
 }
 
 async function post(losing) {
@@ -166,7 +168,10 @@ async function runCase(name) {
   const scene = cases[name];
   await capture(scene);
   if (scene.flood) await floodFirst(scene.flood);
-  await deliver(scene);
+  const decision = await deliver(scene);
+  if (name === 'binding' && decision === 'SUCCESS') {
+    show.advise('This gateway ties no capsule to a user. With "require meta_data.transaction_id {cookie.transaction}" in its Caddyfile, this one is INVALID.');
+  }
   if (scene.twice) {
     show.note('The same capsule, a second time.');
     await deliver({});

@@ -121,9 +121,17 @@ function draw(ms) {
   pen.beginPath();
   pen.arc(160 + sway * 1.2, 178, 24, 0.25, Math.PI - 0.25);
   pen.stroke();
+  if (ms) clock(ms);
+}
+
+function clock(ms) {
   pen.fillStyle = '#10203d';
-  pen.font = '14px ui-monospace, monospace';
-  pen.fillText(ms ? `recording ${(ms / 1000).toFixed(2)} s` : 'nobody is recorded', 12, 308);
+  pen.fillRect(10, 10, 108, 30);
+  pen.fillStyle = '#ff6b5e';
+  oval(26, 25, 6, 6);
+  pen.fillStyle = '#fff';
+  pen.font = '18px ui-monospace, monospace';
+  pen.fillText(`${(ms / 1000).toFixed(2)} s`, 42, 31);
 }
 
 function oval(x, y, across, down) {

@@ -56,7 +56,7 @@ function write(node, text) {
 const words = ['SUCCESS', 'DECLINED', 'OPERATOR_REQUIRED', 'FAILED', 'INVALID', 'UNAVAILABLE'];
 const rows = [
   ['slots', 'Analyses in progress'], ['queue', 'Waiting in the queue'], ['wait', 'Estimated wait'], ['service', 'Time of an analysis'],
-  ['memory', 'Capsules in memory'], ['token', 'Access token'], ['upstreams', 'Oz'], ['failures', 'Last failures'],
+  ['memory', 'Capsules in memory'], ['token', 'Access token'], ['upstreams', 'Oz itself'], ['failures', 'Last failures'],
 ];
 const withBar = new Set(['slots', 'queue', 'memory']);
 
@@ -70,7 +70,9 @@ function showWays(ways) {
 function newWay() {
   const section = document.createElement('section');
   section.className = 'way-to-oz';
-  section.append(newTable('This way to Oz', rows), newTable('Decisions since the start', words.map(word => [`decision-${word}`, word])));
+  const decisions = newTable('Decisions since the start', words.map(word => [`decision-${word}`, word]));
+  decisions.className = 'decisions';
+  section.append(newTable('The way to Oz', rows), decisions);
   return section;
 }
 
@@ -106,8 +108,9 @@ function showWay(section, way) {
   const share = (n, limit) => limit ? n / limit : 0;
   fact('slots', of(way.in_flight, way.slots), share(way.in_flight, way.slots));
   fact('queue', way.slots ? `${way.queued} of ${way.queue}` : `${way.queued}`, share(way.queued, way.queue));
-  fact('memory', of(way.held_bytes, way.memory_bytes, megabytes), share(way.held_bytes, way.memory_bytes));
-  fact('wait', `${way.wait_seconds.toFixed(1)} s for a capsule that comes now`);
+  const uploading = way.uploading ? `, ${way.uploading} being uploaded` : '';
+  fact('memory', of(way.held_bytes, way.memory_bytes, megabytes) + uploading, share(way.held_bytes, way.memory_bytes));
+  fact('wait', way.wait_seconds ? `${way.wait_seconds.toFixed(1)} s` : 'none');
   fact('service', way.service_seconds ? `${way.service_seconds.toFixed(2)} s` : 'not measured yet');
   fact('token', token(way.access_token));
   fact('upstreams', upstreams(way));

@@ -55,7 +55,7 @@ function step(name, words, from, to) {
   item.dataset.phase = name;
   item.dataset.ms = Math.round(to - from);
   const bar = make('i', '');
-  item.append(make('b', titles[name]), ' ', make('time', name === 'decision' ? duration(to - began) : duration(to - from)), ' ', make('span', words), bar);
+  item.append(make('b', titles[name]), ' ', make('time', name === 'decision' ? `${duration(to - began)} in all` : duration(to - from)), ' ', make('span', words), bar);
   byId('steps').append(item);
   hide('timeline', false);
   steps.push({from, to, bar});
@@ -97,7 +97,7 @@ export async function upload(text, start) {
   };
   try {
     const answer = await start({progress, sent});
-    if (!sentAt) step('upload', 'The gateway answered before it had read all of it.', from, performance.now());
+    if (!sentAt) step('upload', 'The gateway answered before it had read more.', from, performance.now());
     else step('wait', `POST /verify answered ${answer.status}, ${size(answer.text.length)}.`, sentAt, performance.now());
     return answer;
   } catch (error) {
@@ -156,12 +156,14 @@ function verdict(tone, title, meaning, advice, data) {
 export function waiting(seconds) {
   hide('stop', seconds === null);
   state('waiting');
-  if (seconds !== null) byId('advice').textContent = `Refused before it was read. The same capsule is sent again in ${seconds} s.`;
+  if (seconds !== null) byId('advice').textContent = `The same capsule is sent again in ${seconds} s.`;
 }
+
+export const advise = words => { byId('advice').textContent = words; };
 
 // stopped shows that no more tries follow.
 export function stopped() {
-  byId('advice').textContent = 'Send the same capsule again when you like: it was not used.';
+  advise('Send the same capsule again when you like.');
   hide('again', false);
   byId('again').focus();
 }
