@@ -131,6 +131,7 @@ run() {
 	esac
 	case $SITE in
 	*://*) site=$SITE ;;
+	:*) site=http://localhost$SITE ;;
 	*) site=https://$SITE ;;
 	esac
 	build

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"mime/multipart"
 	"net/http"
@@ -146,6 +147,64 @@ func TestCapsule(t *testing.T) {
 	}
 	if w := serve(New(Options{}), "GET", "/demo/capsule?outcome=SUCCESS", "", nil); w.Code != 404 {
 		t.Errorf("without a maker: %d", w.Code)
+	}
+}
+
+// The page sends its recording along, and gets it back inside of the capsule.
+func TestCapsuleAroundAClip(t *testing.T) {
+	app := New(Options{Capture: func(_ context.Context, s Scene) ([]byte, error) {
+		return fmt.Appendf(nil, "%s %s %s %d %s", s.Outcome, s.Fault, s.Transaction, s.Padding, s.Clip), nil
+	}})
+	form := func(parts ...string) (string, http.Header) {
+		var body bytes.Buffer
+		w := multipart.NewWriter(&body)
+		for i := 0; i < len(parts); i += 2 {
+			part, err := w.CreateFormFile(parts[i], "blob")
+			if err != nil {
+				t.Fatal(err)
+			}
+			part.Write([]byte(parts[i+1]))
+		}
+		w.Close()
+		return body.String(), http.Header{"Content-Type": {w.FormDataContentType()}}
+	}
+	const scene = `{"outcome":"SUCCESS","fault":"cut","transaction":"t-1","padding":7}`
+	for name, c := range map[string]struct {
+		parts  []string
+		cut    int
+		status int
+		want   string
+	}{
+		"a clip":        {[]string{"scene", scene, "clip", "\x00film"}, 0, 200, "SUCCESS cut t-1 7 \x00film"},
+		"other order":   {[]string{"clip", "film", "other", "ignored", "scene", scene}, 0, 200, "SUCCESS cut t-1 7 film"},
+		"no clip":       {[]string{"scene", scene}, 0, 200, "SUCCESS cut t-1 7 "},
+		"no JSON":       {[]string{"scene", "outcome", "clip", "film"}, 0, 400, "want JSON"},
+		"padding":       {[]string{"scene", `{"padding":99999999999}`}, 0, 400, "padding: want 0 to"},
+		"less than 0":   {[]string{"scene", `{"padding":-1}`}, 0, 400, "padding: want 0 to"},
+		"cut":           {[]string{"scene", scene, "clip", "film"}, 20, 400, ""},
+		"a large film":  {[]string{"scene", scene, "clip", strings.Repeat("x", maxClip)}, 0, 400, "too large"},
+		"a large scene": {[]string{"scene", strings.Repeat(" ", 1<<16) + scene}, 0, 400, "want JSON"},
+	} {
+		body, header := form(c.parts...)
+		w := serve(app, "POST", "/demo/capsule", body[:len(body)-c.cut], header)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("%s: %d %.200q", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestVerifyShowsWhatOzSent(t *testing.T) {
+	app := New(Options{OzSent: func(folderID string) (int64, bool) {
+		if folderID == "f-1" {
+			return 411_000, true
+		}
+		return 0, false
+	}})
+	for id, want := range map[string]bool{"f-1": true, "f-2": false} {
+		w := serve(app, "POST", "/verify", "{}", http.Header{"X-Oz-Decision": {"SUCCESS"}, "X-Oz-Folder-Id": {id}, "Content-Type": {"application/json"}})
+		if got := strings.Contains(w.Body.String(), `"oz_answer_bytes": 411000`); got != want {
+			t.Errorf("%s: %s", id, w.Body)
+		}
 	}
 }
 

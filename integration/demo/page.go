@@ -13,7 +13,7 @@ var pageFiles embed.FS
 
 // policy lets the page run its own scripts and styles and talk to its own origin, and nothing else. A script that text from
 // elsewhere could turn into markup does not run at all: there are no Trusted Types.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; media-src blob:; " +
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 // pageHeaders are those of the page and of everything that it loads.

@@ -208,5 +208,8 @@ byId('stop').addEventListener('click', () => stopWaiting());
 byId('lose').addEventListener('click', () => lose());
 byId('faces').addEventListener('toggle', showPhoto);
 byId('user').addEventListener('change', showPhoto);
+addEventListener('online', () => {
+  if (byId('result').dataset.problem === 'offline') show.advise('You are online again: try once more.');
+});
 if (document.body.dataset.flood === undefined) document.querySelector('[data-outcome="overloaded"]').hidden = true;
 watch();

@@ -30,12 +30,16 @@ async function poll() {
 // look reports whether there was a status to show.
 async function look() {
   let said;
+  if (!navigator.onLine) {
+    state('unreachable', 'No status: you are offline.');
+    return true;
+  }
   try {
     const answer = await fetch('/demo/status', {cache: 'no-store'});
     said = await answer.json();
     if (said.error) throw new Error(said.error);
   } catch (error) {
-    state('unreachable', navigator.onLine ? `No status: ${error.message}` : 'No status: you are offline.');
+    state('unreachable', `No status: ${error.message}.`);
     return false;
   }
   state('on', said.ready ? 'Ready. Asked once a second.' : 'Not ready.');

@@ -55,7 +55,8 @@ function step(name, words, from, to) {
   item.dataset.phase = name;
   item.dataset.ms = Math.round(to - from);
   const bar = make('i', '');
-  item.append(make('b', titles[name]), ' ', make('time', name === 'decision' ? `${duration(to - began)} in all` : duration(to - from)), ' ', make('span', words), bar);
+  item.append(make('b', titles[name]), ' ', make('time', name === 'decision' ? `${duration(to - began)} in all` : duration(to - from)), ' ', make('span', words));
+  if (to > from) item.append(bar);
   byId('steps').append(item);
   hide('timeline', false);
   steps.push({from, to, bar});
@@ -103,6 +104,7 @@ export async function upload(text, start) {
   } catch (error) {
     if (sentAt) step('wait', 'No answer: the connection is gone.', sentAt, performance.now());
     else step('upload', 'The connection was lost in mid-upload.', from, performance.now());
+    error.arrived = sentAt > 0;
     throw error;
   } finally {
     hide('upload');
@@ -131,13 +133,13 @@ export function failure(error, kept) {
   const kind = error.kind ?? 'page';
   const offline = kind === 'offline' || !navigator.onLine;
   const advice = offline ? 'Connect again, then try once more.' : kind === 'network' ? 'Try once more.' : '';
-  const meaning = kept && kind !== 'page'
-    ? 'The capsule was not answered. It is still in the memory of this page, and can be sent again: a capsule that did not arrive whole was never at Oz.'
-    : 'Nothing was decided.';
+  const again = kept && kind !== 'page' && !error.arrived;
+  const meaning = again ? 'The capsule did not arrive whole, so it does not count. It is still in the memory of this page and can be sent again.'
+    : error.arrived ? 'The whole capsule had arrived. The gateway finishes what it began, so it may count by now.' : 'Nothing was decided.';
   at('page');
   verdict('wait', offline ? lost('').message : error.message, meaning, advice, {decision: '', problem: offline ? 'offline' : kind, status: 0, tries: 1});
-  byId('again').hidden = !kept || kind === 'page';
-  byId('anew').hidden = false;
+  hide('again', !again);
+  hide('anew', false);
   hide('received');
 }
 
