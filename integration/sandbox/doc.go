@@ -31,7 +31,7 @@
 //	32 bytes  summing hash: SHA-256 over everything before it
 //
 // The header names the session token, N, the payload (which outcome is wanted, who is in front of the camera, the app's
-// metadata, the event session) and the media (name, type, tags, size and CRC-32 of each):
+// metadata, the event session, and a fault that is to strike this capsule, if any) and the media (name, type, tags, size and CRC-32 of each):
 //
 //	{"session_token": "…", "size": N,
 //	 "payload": {"outcome": "SUCCESS", "person": "alice", "event_session_id": "…", "meta_data": {"transaction_id": "order-1"}},

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mime/multipart"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -160,6 +162,68 @@ func TestDemoApp(t *testing.T) {
 	}
 	if resp.Body.Close(); resp.StatusCode != 400 {
 		t.Errorf("unknown outcome: %d", resp.StatusCode)
+	}
+}
+
+// postScene has the demo app make a capsule, as its page does.
+func postScene(t *testing.T, r running, scene, clip string) (status int, capsule []byte) {
+	t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	if err := errors.Join(form.WriteField("scene", scene), form.WriteField("clip", clip), form.Close()); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Post(r.app+"/demo/capsule", form.FormDataContentType(), &body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	capsule, err = io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, capsule
+}
+
+func TestDemoAppMakesCapsulesOfClips(t *testing.T) {
+	r := startRun(t, "--analysis-time", "0s", "--best-shot-size", "0")
+	status, capsule := postScene(t, r, `{"outcome":"DECLINED","transaction":"t-1","padding":5}`, "a film")
+	if status != 200 || !bytes.Contains(capsule, []byte("a film\x00\x00\x00\x00\x00")) {
+		t.Fatalf("%d, %d bytes", status, len(capsule))
+	}
+	if _, answer := post(t, r.oz+sandbox.FoldersPath, capsule); !strings.Contains(answer, `"DECLINED"`) || !strings.Contains(answer, `"transaction_id": "t-1"`) {
+		t.Errorf("%.300s", answer)
+	}
+	_, capsule = postScene(t, r, `{"outcome":"SUCCESS","fault":"status:500"}`, "a film")
+	if status, answer := post(t, r.oz+sandbox.FoldersPath, capsule); status != 500 {
+		t.Errorf("with a fault: %d %.200s", status, answer)
+	}
+	_, capsule = postScene(t, r, `{"outcome":"expired","session_token":"fresh"}`, "a film")
+	if _, answer := post(t, r.oz+sandbox.FoldersPath, capsule); !strings.Contains(answer, `"error_code": 14`) {
+		t.Errorf("expired: %.200s", answer)
+	}
+	for _, scene := range []string{`{"outcome":"MAYBE"}`, `{"fault":"no-such"}`, `{"fault":"close"}`} {
+		if status, answer := postScene(t, r, scene, ""); status != 400 {
+			t.Errorf("%s: %d %.200s", scene, status, answer)
+		}
+	}
+}
+
+func TestDemoAppKnowsTheGateway(t *testing.T) {
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"ready":true}`) }))
+	defer gateway.Close()
+	r := startRun(t, "--site", gateway.URL, "--admin", gateway.URL)
+	for path, want := range map[string]string{"/": " data-flood data-live>", "/demo/status": `"ready": true`, "/demo/flood": `"running": false`} {
+		if status, body := getFrom(t, r.app+path, ""); status != 200 || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %.300s", path, status, body)
+		}
+	}
+	for _, flag := range []string{"--site", "--admin"} {
+		for _, address := range []string{"localhost:8080", "off", "unix//run/caddy", "http://", "http://a b"} {
+			if _, err := read(flag, address); err == nil || !strings.Contains(err.Error(), flag) {
+				t.Errorf("%s %s: %v", flag, address, err)
+			}
+		}
 	}
 }
 
