@@ -41,7 +41,7 @@ type floodNumbers struct {
 	Count   int     `json:"count"`
 	Sending int     `json:"sending"` // being uploaded, queued or analyzed
 	Waiting int     `json:"waiting"` // refused, and waiting to come again
-	Served  int     `json:"served"`  // decided
+	Served  int     `json:"served"`  // decided, one way or another
 	Failed  int     `json:"failed"`  // ended in any other way
 	Refused int     `json:"refused"` // answers 503, all in all
 	Seconds float64 `json:"seconds"`
@@ -186,7 +186,7 @@ func (f *flood) post(ctx context.Context, capsule []byte) (served bool, again ti
 	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxBody)); err != nil {
 		return false, 0, err
 	}
-	if answer.StatusCode == http.StatusOK {
+	if answer.Header.Get("Content-Type") == "application/json" { // this app's own answer, and no problem document
 		return true, 0, nil
 	}
 	seconds, err := strconv.Atoi(answer.Header.Get("Retry-After"))

@@ -90,7 +90,9 @@ func TestFlood(t *testing.T) {
 		if refuse {
 			w.Header().Set("Retry-After", "0")
 			w.WriteHeader(503)
+			return
 		}
+		writeJSON(w, []int{200, 403}[len(body)%2], nil) // a decision, which 403 is just as well
 	})
 	app := New(Options{Site: site, Capture: func(_ context.Context, s Scene) ([]byte, error) {
 		if s.Outcome != "SUCCESS" || len(s.Clip) != floodPayload {
@@ -112,7 +114,10 @@ func TestFlood(t *testing.T) {
 
 func TestFloodOneAtATime(t *testing.T) {
 	goOn := make(chan struct{})
-	app := New(Options{Capture: anyCapsule, Site: startGateway(t, func(w http.ResponseWriter, r *http.Request) { <-goOn })})
+	app := New(Options{Capture: anyCapsule, Site: startGateway(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-goOn
+		writeJSON(w, 200, nil)
+	})})
 	if w := do(app, floodRequest(`{"count":2}`)); w.Code != 202 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
@@ -167,6 +172,7 @@ func TestFloodFails(t *testing.T) {
 	refuses := func(status int, retryAfter string) string {
 		return startGateway(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", retryAfter)
+			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(status)
 		})
 	}
@@ -189,7 +195,10 @@ func TestFloodFails(t *testing.T) {
 // A flood stays on this machine, whatever the site is called.
 func TestFloodStaysHere(t *testing.T) {
 	var host atomic.Value
-	here, err := url.Parse(startGateway(t, func(_ http.ResponseWriter, r *http.Request) { host.Store(r.Host) }))
+	here, err := url.Parse(startGateway(t, func(w http.ResponseWriter, r *http.Request) {
+		host.Store(r.Host)
+		writeJSON(w, 200, nil)
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
