@@ -37,19 +37,19 @@ func (o Options) askAdmin(ctx context.Context) (json.RawMessage, error) {
 	}
 	answer, err := adminClient.Do(r)
 	if err != nil {
-		return nil, errors.New("Caddy's admin API cannot be reached")
+		return nil, errors.New("the admin API of Caddy cannot be reached")
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxStatus))
 	switch {
 	case err != nil:
-		return nil, errors.New("the answer of Caddy's admin API was cut")
+		return nil, errors.New("the answer of the admin API was cut")
 	case answer.StatusCode == http.StatusNotFound:
 		return nil, errors.New("this Caddy has no " + statusPath)
 	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("Caddy's admin API answered %d", answer.StatusCode)
+		return nil, fmt.Errorf("the admin API of Caddy answered %d", answer.StatusCode)
 	case !json.Valid(body):
-		return nil, errors.New("what Caddy's admin API answered isn't JSON")
+		return nil, errors.New("what the admin API of Caddy answered isn't JSON")
 	}
 	return body, nil
 }

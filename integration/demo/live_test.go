@@ -29,15 +29,15 @@ func TestStatus(t *testing.T) {
 		"a status":    {startAdmin(t, say(200, status)), `"ready": true`},
 		"with slash":  {startAdmin(t, say(200, status)) + "/", `"ready": true`},
 		"no module":   {startAdmin(t, say(404, `{"error":"resource not found"}`)), `"error": "this Caddy has no /oz_instant/status"`},
-		"not allowed": {startAdmin(t, say(403, `{"error":"host not allowed: secret"}`)), `"error": "Caddy's admin API answered 403"`},
-		"no JSON":     {startAdmin(t, say(200, "<html>")), `"error": "what Caddy's admin API answered isn't JSON"`},
+		"not allowed": {startAdmin(t, say(403, `{"error":"host not allowed: secret"}`)), `"error": "the admin API of Caddy answered 403"`},
+		"no JSON":     {startAdmin(t, say(200, "<html>")), `"error": "what the admin API of Caddy answered isn't JSON"`},
 		"too long":    {startAdmin(t, say(200, `"`+strings.Repeat("x", maxStatus)+`"`)), `isn't JSON"`},
-		"a redirect":  {startAdmin(t, http.RedirectHandler("/elsewhere", 302).ServeHTTP), `"error": "Caddy's admin API answered 302"`},
-		"gone":        {gone.URL, `"error": "Caddy's admin API cannot be reached"`},
+		"a redirect":  {startAdmin(t, http.RedirectHandler("/elsewhere", http.StatusFound).ServeHTTP), `"error": "the admin API of Caddy answered 302"`},
+		"gone":        {gone.URL, `"error": "the admin API of Caddy cannot be reached"`},
 		"cut": {startAdmin(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			w.Write([]byte(status))
-		}), `"error": "the answer of Caddy's admin API was cut"`},
+		}), `"error": "the answer of the admin API was cut"`},
 	} {
 		w := serve(New(Options{Admin: c.admin}), "GET", "/demo/status", "", nil)
 		if w.Code != 200 || !strings.Contains(w.Body.String(), c.want) || strings.Contains(w.Body.String(), "secret") || strings.Contains(w.Body.String(), "127.0.0.1") {

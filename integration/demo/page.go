@@ -18,12 +18,11 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect
 
 // pageHeaders are those of the page and of everything that it loads.
 var pageHeaders = map[string]string{
-	"Content-Security-Policy":    policy,
-	"X-Content-Type-Options":     "nosniff",
-	"Referrer-Policy":            "no-referrer",
-	"Permissions-Policy":         "camera=(self), microphone=(), geolocation=()",
-	"Cross-Origin-Opener-Policy": "same-origin",
-	"Cache-Control":              "no-cache", // what was rebuilt is seen at once
+	"Content-Security-Policy": policy,
+	"X-Content-Type-Options":  "nosniff",
+	"Referrer-Policy":         "no-referrer",
+	"Permissions-Policy":      "camera=(self), microphone=(), geolocation=()",
+	"Cache-Control":           "no-cache", // what was rebuilt is seen at once
 }
 
 // contentTypes are fixed: those of the machine may be anything, and with nosniff a script of another type does not run.

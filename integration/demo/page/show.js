@@ -196,12 +196,13 @@ function fill(id, values) {
 // cut compares what Oz sent with what the app got. Only a sandbox can say the former, so without one there is no comparison.
 function cut(said) {
   const oz = said?.oz_answer_bytes;
-  hide('cut', !oz);
+  const app = said?.content_length;
+  hide('cut', !oz || app < 0);
   if (!oz) return;
-  const app = said.content_length;
-  byId('cut-text').textContent = app < oz
-    ? `Oz answered with ${size(oz)}, the app got ${size(app)}: the best shot, ${size(oz - app)}, was cut out while the answer passed.`
-    : `Oz answered with ${size(oz)}, and the app got ${size(app)}: nothing was cut.`;
+  const sizes = `Oz’s answer to the capsule had ${size(oz)}, the app got ${size(app)}`;
+  const attached = said.content_type.startsWith('multipart/');
+  byId('cut-text').textContent = attached ? `${sizes}: the folder, and the best shot as a file beside it.`
+    : app < oz ? `${sizes}: the best shot was cut out while the answer passed.` : `${sizes}: nothing was cut.`;
   byId('cut-app').style.setProperty('--for', `${Math.max(0.5, 100 * Math.min(app, oz) / oz)}%`);
 }
 
