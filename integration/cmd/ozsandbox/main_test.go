@@ -198,7 +198,8 @@ func TestDemoAppMakesCapsulesOfClips(t *testing.T) {
 	if status, answer := post(t, r.oz+sandbox.FoldersPath, capsule); status != 500 {
 		t.Errorf("with a fault: %d %.200s", status, answer)
 	}
-	_, capsule = postScene(t, r, `{"outcome":"expired","session_token":"fresh"}`, "a film")
+	_, token := getFrom(t, r.oz+sandbox.TokenPath, "") // a fresh one, which must not make an expired capsule a good one
+	_, capsule = postScene(t, r, `{"outcome":"expired",`+strings.TrimPrefix(strings.TrimSpace(string(token)), "{"), "a film")
 	if _, answer := post(t, r.oz+sandbox.FoldersPath, capsule); !strings.Contains(answer, `"error_code": 14`) {
 		t.Errorf("expired: %.200s", answer)
 	}
