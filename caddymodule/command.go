@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ var (
 
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check --to <url> [--capsule <file>] [--json]",
+		Use:   "check --to <url> [--capsule <file>] [--json] [--textfile <file>]",
 		Short: "Checks whether an Oz Instant deployment can be used",
 		Long: `
 Checks an Oz Instant deployment from where this machine stands: name, connection
@@ -78,6 +79,7 @@ The exit code is 0 only if nothing failed and nothing is unknown.`,
 	cmd.Flags().String("capsule", "", "a file with a capsule to send")
 	cmd.Flags().Duration("timeout", 30*time.Second, "for each step")
 	cmd.Flags().Bool("json", false, "print one JSON document at the end")
+	cmd.Flags().String("textfile", "", "also write metrics to this file, for the textfile collector of Prometheus's node_exporter")
 	addConfigFlags(cmd)
 	cmd.MarkFlagsOneRequired("to", "config")
 	cmd.MarkFlagsMutuallyExclusive("to", "config")
@@ -100,8 +102,13 @@ func runCheck(cmd *cobra.Command, _ []string) error {
 	if opts.Timeout, _ = cmd.Flags().GetDuration("timeout"); opts.Timeout <= 0 {
 		return errors.New("--timeout: must be greater than zero")
 	}
+	textfile, _ := cmd.Flags().GetString("textfile")
+	if textfile != "" && filepath.Ext(textfile) != ".prom" {
+		return fmt.Errorf("--textfile: invalid name %q (want one that ends in .prom: node_exporter ignores others)", textfile)
+	}
 	out := cmd.OutOrStdout()
 	asJSON, _ := cmd.Flags().GetBool("json")
+	start := time.Now()
 	observe := diagnose.NewPrinter(out).Print
 	if asJSON {
 		observe = func(diagnose.Event) {}
@@ -113,6 +120,11 @@ func runCheck(cmd *cobra.Command, _ []string) error {
 	if asJSON {
 		if err := diagnose.WriteJSON(out, reports); err != nil {
 			return err
+		}
+	}
+	if textfile != "" {
+		if err := diagnose.WriteTextfile(textfile, reports, start); err != nil {
+			return fmt.Errorf("--textfile: %w", err)
 		}
 	}
 	switch diagnose.Worst(reports) {

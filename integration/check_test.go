@@ -188,6 +188,26 @@ func TestCheckTheWay(t *testing.T) {
 	}
 }
 
+// TestCheckTextfile promises metrics of every upstream in a file, also of one that fails, and no file under a name that
+// node_exporter would not read.
+func TestCheckTextfile(t *testing.T) {
+	t.Parallel()
+	oz, folder := startSandbox(t, sandbox.Options{}), t.TempDir()
+	for to, passed := range map[string]string{oz.URL: "1", "http://" + deadAddress(t): "0"} {
+		file := filepath.Join(folder, passed+".prom")
+		got := runCaddy(t, "", nil, "oz-instant", "check", "--to", to, "--textfile", file)
+		text, err := os.ReadFile(file)
+		if err != nil || (got.Exit == 0) != (passed == "1") || !strings.Contains(string(text), `oz_instant_check_passed{upstream="`+to+`"} `+passed+"\n") {
+			t.Errorf("exit %d, %v\n%s%s", got.Exit, err, text, got.Err)
+		}
+	}
+	file := filepath.Join(folder, "oz.txt")
+	got := runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--textfile", file)
+	if _, err := os.Stat(file); got.Exit == 0 || !strings.Contains(got.Err, ".prom") || err == nil {
+		t.Errorf("exit %d, %v\n%s", got.Exit, err, got.Err)
+	}
+}
+
 // TestCheckAccess promises that access tokens and accounts are used as the gateway would, and are in no output.
 func TestCheckAccess(t *testing.T) {
 	t.Parallel()

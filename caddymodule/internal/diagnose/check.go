@@ -58,6 +58,10 @@ type Report struct {
 	To    string `json:"to"`
 	Well  bool   `json:"well"` // nothing failed, and nothing is unknown
 	Steps []Step `json:"checks"`
+
+	// CertificateEnds is when the certificate ends that the upstream showed,
+	// also one that isn't accepted. Zero: none was seen.
+	CertificateEnds time.Time `json:"-"`
 }
 
 // Event tells of a step while Check works.

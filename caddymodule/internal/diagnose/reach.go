@@ -54,7 +54,7 @@ func (c *checker) reach(ctx context.Context) error {
 	}
 	var secured bool
 	c.step(ctx, "TLS", func(ctx context.Context) (detail string, err error) {
-		detail, secured, err = handshake(ctx, conn, transport.Transport.TLSClientConfig, address.Host)
+		detail, secured, err = c.handshake(ctx, conn, transport.Transport.TLSClientConfig, address.Host)
 		return detail, err
 	})
 	if !secured {
@@ -89,7 +89,7 @@ func dial(ctx context.Context, transport *reverseproxy.HTTPTransport, address ca
 
 // handshake begins TLS. One whose certificate ends soon is secured, and is an
 // error nevertheless.
-func handshake(ctx context.Context, raw net.Conn, given *tls.Config, host string) (detail string, secured bool, err error) {
+func (c *checker) handshake(ctx context.Context, raw net.Conn, given *tls.Config, host string) (detail string, secured bool, err error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if given != nil {
 		config = given.Clone()
@@ -97,8 +97,12 @@ func handshake(ctx context.Context, raw net.Conn, given *tls.Config, host string
 	config.ServerName = cmp.Or(caddy.NewReplacer().ReplaceAll(config.ServerName, ""), host)
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if refused, ok := errors.AsType[*tls.CertificateVerificationError](err); ok { // such as one that has ended
+			c.certificateEnds = refused.UnverifiedCertificates[0].NotAfter
+		}
 		return "", false, failed(err, fmt.Sprintf("Check that this is Oz's TLS port, and that its certificate is for %s and from an authority that is trusted here: transport http { tls_trust_pool … }.", config.ServerName))
 	}
+	c.certificateEnds = conn.ConnectionState().PeerCertificates[0].NotAfter
 	detail, err = aboutCertificate(conn.ConnectionState())
 	if err == nil && config.InsecureSkipVerify {
 		detail += ", not verified (tls_insecure_skip_verify)"

@@ -25,6 +25,8 @@ type checker struct {
 	needs  needs
 	token  string
 	steps  []Step
+
+	certificateEnds time.Time // zero: no certificate was seen
 }
 
 // check takes the steps in the order in which things can go wrong.
@@ -138,7 +140,7 @@ func (c *checker) ended(s Step) {
 }
 
 func (c *checker) report() Report {
-	r := Report{To: c.name, Steps: c.steps}
+	r := Report{To: c.name, Steps: c.steps, CertificateEnds: c.certificateEnds}
 	r.Well = Worst([]Report{r}) == OK
 	return r
 }
