@@ -66,6 +66,7 @@ func TestTextfileOfSharedUpstream(t *testing.T) {
 		want    []string
 	}{
 		"both well":           {[]Report{{To: "a:1", Well: true, CertificateEnds: late}, {To: "a:1", Well: true, CertificateEnds: soon}}, []string{passed, "1.8e+09"}},
+		"ends later":          {[]Report{{To: "a:1", Well: true, CertificateEnds: soon}, {To: "a:1", Well: true, CertificateEnds: late}}, []string{passed, "1.8e+09"}},
 		"the first not":       {[]Report{{To: "a:1", CertificateEnds: soon}, {To: "a:1", Well: true, CertificateEnds: late}}, []string{failed, "1.8e+09"}},
 		"the second not":      {[]Report{{To: "a:1", Well: true}, {To: "a:1", CertificateEnds: late}}, []string{failed, "1.9e+09"}},
 		"not UTF-8":           {[]Report{{To: "a\xff:1"}}, []string{`{upstream="a` + "\uFFFD" + `:1"} 0`}},
