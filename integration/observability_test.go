@@ -1,0 +1,365 @@
+package integration_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/deploy/observability"
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// With -picture the traffic lasts longer, and the dashboard is drawn from it:
+//
+//	go test ./integration -run TestObservability -picture ../docs/images/dashboard.svg -traffic 150s
+var (
+	pictureFile = flag.String("picture", "", "draw the dashboard into this file")
+	trafficTime = flag.Duration("traffic", 4*time.Second, "how long the dashboard and the rules are shown traffic")
+)
+
+const observedSite = `
+{
+	metrics
+}
+{$SITE} {
+	oz_instant /verify {$OZ} {
+		session_token /session_token
+		credentials {env.OZ_EMAIL} {env.OZ_PASSWORD}
+		timeout 3s
+		capacity {
+			slots 3
+			queue 8
+			memory 64MiB
+			wait 4s
+		}
+		replay_guard memory
+	}
+	reverse_proxy {$APP}
+}`
+
+// TestObservability promises that the dashboard and the rules fit what a gateway shows: a real Prometheus, which scrapes a gateway
+// under traffic of every kind, has series for each of their queries.
+func TestObservability(t *testing.T) {
+	t.Parallel()
+	program(t, "prometheus")
+	x := startChain(t, sandbox.Options{
+		Accounts: map[string]string{email: password}, SessionLife: *trafficTime / 4, FixedExpiry: true, AnalysisTime: 150 * time.Millisecond, ReuseTokens: true,
+	}, observedSite, withAccount...)
+	p := startPrometheus(t, map[string]string{"oz": x.Admin, "node": serveTextfile(t, textfileOfCheck(t))})
+	begin := time.Now()
+	x.traffic(t, *trafficTime)
+
+	rules, err := p.Rules(t.Context())
+	check(t, err)
+	queries := slices.Concat(dashboardQueries(t), ruleQueries(t, rules))
+	assertAnswered(t, p, queries)
+	assertNames(t, p, queries)
+	assertShown(t, p, queries)
+	if *pictureFile != "" {
+		picture, err := observability.Draw(t.Context(), readDashboard(t), p, begin, time.Now())
+		check(t, err)
+		check(t, os.WriteFile(*pictureFile, picture, 0o600))
+	}
+}
+
+// textfileOfCheck has the command check an Oz that has a certificate, and returns its file of metrics.
+func textfileOfCheck(t testing.TB) string {
+	t.Helper()
+	oz, cert := startSandbox(t, sandbox.Options{}), testCert(t)
+	address := serveTLS(t, cert, oz.Sandbox)
+	folder := t.TempDir()
+	config, file := filepath.Join(folder, "Caddyfile"), filepath.Join(folder, "oz.prom")
+	check(t, os.WriteFile(config, []byte("http://:80 {\n oz_instant /verify https://"+address+" {\n transport http {\n tls_trust_pool file "+cert.certFile+"\n }\n }\n}\n"), 0o600))
+	got := runCaddy(t, "", nil, "oz-instant", "check", "--config", config, "--textfile", file)
+	if got.Exit != 0 {
+		t.Fatalf("check: exit %d\n%s%s", got.Exit, got.Out, got.Err)
+	}
+	return file
+}
+
+// traffic sends for so long what a gateway meets: capsules of every outcome, requests to refuse, uploads that break off, capsules
+// that were used, a crowd, and in the middle an outage of Oz.
+func (x *chain) traffic(t testing.TB, long time.Duration) {
+	t.Helper()
+	c := x.client(t, "h1")
+	var all sync.WaitGroup
+	defer all.Wait()
+	kinds := x.kindsOfTraffic(t, c)
+	phases := []struct {
+		until float64 // of the time
+		pause time.Duration
+		fault string
+	}{
+		{0.15, 400 * time.Millisecond, ""}, {0.3, 100 * time.Millisecond, ""}, {0.4, 250 * time.Millisecond, ""},
+		{0.5, 150 * time.Millisecond, "close"}, {0.55, 150 * time.Millisecond, "status:503"},
+		{0.7, 120 * time.Millisecond, ""}, {0.85, 35 * time.Millisecond, ""}, {1, 300 * time.Millisecond, ""},
+	}
+	start, next := time.Now(), 0
+	for _, phase := range phases {
+		x.oz.fault(t, phase.fault)
+		end := start.Add(time.Duration(phase.until * float64(long)))
+		for ; time.Now().Before(end); next++ {
+			all.Go(kinds[next%len(kinds)])
+			time.Sleep(min(phase.pause, time.Until(end)))
+		}
+	}
+	// A crowd that is larger than slots and queue.
+	for range 20 {
+		all.Go(func() { x.sendCapsule(t, c, sandbox.CapsuleSpec{}) })
+	}
+}
+
+// kindsOfTraffic are what a client does, more often what clients do more often.
+func (x *chain) kindsOfTraffic(t testing.TB, c *client) []func() {
+	capsule := func(spec sandbox.CapsuleSpec) func() { return func() { x.sendCapsule(t, c, spec) } }
+	send := func(method, path, contentType, body string) func() {
+		return func() { x.send(t, c, c.request(t, method, path, strings.NewReader(body), "Content-Type", contentType)) }
+	}
+	success := capsule(sandbox.CapsuleSpec{PayloadSize: 300_000})
+	token := send(http.MethodGet, "/session_token", "", "")
+	return []func(){
+		token, success, capsule(sandbox.CapsuleSpec{Outcome: sandbox.Declined}), success,
+		send(http.MethodPut, "/verify", "", ""), success, func() { x.sendTwice(t, c) }, token,
+		capsule(sandbox.CapsuleSpec{Outcome: sandbox.OperatorRequired}), success, func() { x.breakOff(t) }, success,
+		capsule(sandbox.CapsuleSpec{Damage: sandbox.DamageToken}), capsule(sandbox.CapsuleSpec{Outcome: sandbox.Failed}),
+		send(http.MethodPost, "/verify", "text/plain", "no capsule"), success,
+	}
+}
+
+func (x *chain) sendCapsule(t testing.TB, c *client, spec sandbox.CapsuleSpec) {
+	x.send(t, c, c.postRequest(t, "/verify", strings.NewReader(string(x.oz.Capsule(spec)))))
+}
+
+// sendTwice posts a capsule, and then again.
+func (x *chain) sendTwice(t testing.TB, c *client) {
+	capsule := string(x.oz.Capsule(sandbox.CapsuleSpec{}))
+	for range 2 {
+		x.send(t, c, c.postRequest(t, "/verify", strings.NewReader(capsule)))
+	}
+}
+
+// send makes a request whose answer may be any.
+func (x *chain) send(t testing.TB, c *client, req *http.Request) {
+	if _, err := c.try(req); err != nil {
+		t.Errorf("%s %s: %v", req.Method, req.URL.Path, err)
+	}
+}
+
+// breakOff uploads half of a capsule.
+func (x *chain) breakOff(t testing.TB) {
+	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 100_000})
+	conn := x.dialRaw(t)
+	conn.sendHead(t, postHead("/verify", len(capsule))...)
+	conn.send(t, string(capsule[:len(capsule)/2]))
+	conn.Close()
+}
+
+// asked is a query of the dashboard or of a rule.
+type asked struct {
+	by   string // the panel or the alert
+	expr string
+}
+
+func readDashboard(t testing.TB) *observability.Dashboard {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(observabilityFolder(t), "dashboard.json"))
+	check(t, err)
+	d := new(observability.Dashboard)
+	check(t, json.Unmarshal(text, d))
+	return d
+}
+
+// dashboardQueries are the dashboard's, as Grafana would ask them.
+func dashboardQueries(t testing.TB) (list []asked) {
+	t.Helper()
+	for _, panel := range readDashboard(t).Panels {
+		for _, target := range panel.Targets {
+			list = append(list, asked{panel.Title, observability.Fill(target.Expr, 30*time.Second)})
+		}
+	}
+	return list
+}
+
+// comparison is an operator between two values, and not the matcher of a label, which is in braces.
+var comparison = regexp.MustCompile(`\{[^}]*\}| (==|!=|>=|<=|>|<) `)
+
+// ruleQueries are the rules' expressions. A comparison filters, so that a rule has no series while all is well: with bool it gives
+// 0 or 1 for each, and what it compares, and how the parts are joined, is asked as it stands.
+func ruleQueries(t testing.TB, rules []observability.Rule) (list []asked) {
+	t.Helper()
+	for _, rule := range rules {
+		if rule.Health == "err" || rule.LastError != "" {
+			t.Errorf("%s: %s", rule.Name, rule.LastError)
+		}
+		expr := comparison.ReplaceAllStringFunc(rule.Query, func(found string) string {
+			if strings.HasPrefix(found, "{") {
+				return found
+			}
+			return found + "bool "
+		})
+		if expr == rule.Query {
+			t.Errorf("%s compares nothing: %s", rule.Name, rule.Query)
+		}
+		list = append(list, asked{"alert " + rule.Name, expr})
+	}
+	if len(list) == 0 {
+		t.Error("Prometheus has no rules")
+	}
+	return list
+}
+
+// assertAnswered asks each query until it has a value, and prints how many series each has.
+func assertAnswered(t testing.TB, p observability.Prometheus, queries []asked) {
+	t.Helper()
+	counts := make([]int, len(queries))
+	missing := func() (list []asked) {
+		for i, q := range queries {
+			if counts[i] > 0 {
+				continue
+			}
+			series, err := p.Query(t.Context(), q.expr)
+			check(t, err)
+			if slices.ContainsFunc(series, observability.Series.Finite) {
+				counts[i] = len(series)
+			} else {
+				list = append(list, q)
+			}
+		}
+		return list
+	}
+	left := missing()
+	for start := time.Now(); len(left) > 0 && time.Since(start) < patience/2; left = missing() {
+		time.Sleep(200 * time.Millisecond) // until the next scrape
+	}
+	for _, q := range left {
+		t.Errorf("%s: no series has a value: %s", q.by, q.expr)
+	}
+	var table strings.Builder
+	for i, q := range queries {
+		fmt.Fprintf(&table, "%6d  %-40s %s\n", counts[i], q.by, strings.Join(strings.Fields(q.expr), " "))
+	}
+	t.Logf("each query and its series:\nseries  %-40s query\n%s", "asked by", &table)
+}
+
+var (
+	selector = regexp.MustCompile(`\b((?:caddy|oz_instant)_\w+)(?:\{([^}]*)\})?`)
+	matching = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
+)
+
+// assertNames fails the test unless every metric that a query names is there, with every label and every word that it asks for. A
+// query that excludes a word that doesn't exist would have series all the same.
+func assertNames(t testing.TB, p observability.Prometheus, queries []asked) {
+	t.Helper()
+	for _, q := range queries {
+		for _, s := range selector.FindAllStringSubmatch(q.expr, -1) {
+			for _, m := range matching.FindAllStringSubmatch(s[2], -1) {
+				label, words := m[1], m[3]
+				if label == "job" || label == "instance" {
+					continue
+				}
+				for word := range strings.SplitSeq(words, "|") {
+					if found, err := p.Query(t.Context(), fmt.Sprintf("%s{%s=%q}", s[1], label, word)); err != nil || len(found) == 0 {
+						t.Errorf("%s: there is no %s{%s=%q} (%v)", q.by, s[1], label, word, err)
+					}
+				}
+			}
+			if found, err := p.Query(t.Context(), s[1]); err != nil || len(found) == 0 {
+				t.Errorf("%s: there is no %s (%v)", q.by, s[1], err)
+			}
+		}
+	}
+}
+
+// assertShown fails the test unless all that the gateway and the command check measure is on the dashboard.
+func assertShown(t testing.TB, p observability.Prometheus, queries []asked) {
+	t.Helper()
+	shown := map[string]bool{}
+	for _, q := range queries {
+		if strings.HasPrefix(q.by, "alert ") {
+			continue
+		}
+		for _, s := range selector.FindAllStringSubmatch(q.expr, -1) {
+			shown[family(s[1])] = true
+		}
+	}
+	found, err := p.Query(t.Context(), `count by (__name__) ({__name__=~"(caddy_)?oz_instant_.+"})`)
+	check(t, err)
+	for _, s := range found {
+		if name := family(s.Labels["__name__"]); !shown[name] {
+			t.Errorf("the dashboard does not show %s", name)
+		}
+	}
+}
+
+// family is the name of a metric without what a histogram adds.
+func family(name string) string {
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		if rest, is := strings.CutSuffix(name, suffix); is {
+			return rest
+		}
+	}
+	return name
+}
+
+// TestAlertRules promises that each alert fires when it should and not otherwise, by promtool's unit tests, and that each says how
+// bad it is and where the operator finds what to do.
+func TestAlertRules(t *testing.T) {
+	t.Parallel()
+	promtool, folder := program(t, "promtool"), observabilityFolder(t)
+	for _, args := range [][]string{{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml", "rules_slow_test.yml"}} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = folder
+		out, err := cmd.CombinedOutput()
+		t.Logf("promtool %s\n%s", strings.Join(args, " "), out)
+		if err != nil {
+			t.Errorf("promtool %s: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+// TestAlertRulesAreComplete promises an operator, for each alert, a severity, a summary, a section of docs/operations.md, a row in
+// the table of alerts, and a test in which it fires and one in which it does not.
+func TestAlertRulesAreComplete(t *testing.T) {
+	t.Parallel()
+	folder := observabilityFolder(t)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(folder, filepath.FromSlash(name)))
+		check(t, err)
+		return string(text)
+	}
+	tests, runbook, table := read("rules_test.yml")+read("rules_slow_test.yml"), read("../../../docs/operations.md"), read("../../../docs/observability.md")
+	alerts := strings.Split(read("rules.yml"), "- alert: ")[1:]
+	for _, text := range alerts {
+		name, _, _ := strings.Cut(text, "\n")
+		link := "docs/operations.md#" + strings.ToLower(name)
+		for _, part := range []string{"severity: ", "summary: ", "description: ", "runbook_url: https://github.com/oz-instant/caddy-oz-instant/blob/main/" + link} {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s has no %s", name, part)
+			}
+		}
+		if !strings.Contains(runbook, "\n### "+name+"\n") {
+			t.Errorf("docs/operations.md has no section %s", name)
+		}
+		if !strings.Contains(table, "| [`"+name+"`]("+strings.TrimPrefix(link, "docs/")+") |") {
+			t.Errorf("docs/observability.md has no row for %s", name)
+		}
+		fires := regexp.MustCompile(`alertname: ` + name + `\n +exp_alerts:\n +- exp_labels:`)
+		silent := regexp.MustCompile(`(?s)- name: (it does not|nor).{0,3000}?(alertname: ` + name + `\n +exp_alerts: \[\]|exp_samples: \[\])`)
+		if !fires.MatchString(tests) || !silent.MatchString(tests[strings.Index(tests, name):]) {
+			t.Errorf("%s is not tested firing and not firing", name)
+		}
+	}
+	if len(alerts) == 0 {
+		t.Error("there are no alerts")
+	}
+}
