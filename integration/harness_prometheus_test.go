@@ -32,7 +32,7 @@ func startPrometheus(t testing.TB, jobs map[string]string) observability.Prometh
 	var config strings.Builder
 	fmt.Fprintf(&config, "global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%s]\nscrape_configs:\n", filepath.Join(observabilityFolder(t), "rules.yml"))
 	for job, target := range jobs {
-		fmt.Fprintf(&config, "  - {job_name: %s, static_configs: [{targets: [%q]}]}\n", job, target)
+		fmt.Fprintf(&config, "  - {job_name: %s, static_configs: [{targets: [%q], labels: {instance: %[1]s-1}}]}\n", job, target)
 	}
 	file := filepath.Join(dir, "prometheus.yml")
 	check(t, os.WriteFile(file, []byte(config.String()), 0o600))

@@ -53,7 +53,7 @@ func TestObservability(t *testing.T) {
 	t.Parallel()
 	program(t, "prometheus")
 	x := startChain(t, sandbox.Options{
-		Accounts: map[string]string{email: password}, SessionLife: *trafficTime / 4, FixedExpiry: true, AnalysisTime: 150 * time.Millisecond, ReuseTokens: true,
+		Accounts: map[string]string{email: password}, SessionLife: max(20*time.Second, *trafficTime/4), FixedExpiry: true, AnalysisTime: 150 * time.Millisecond, ReuseTokens: true,
 	}, observedSite, withAccount...)
 	p := startPrometheus(t, map[string]string{"oz": x.Admin, "node": serveTextfile(t, textfileOfCheck(t))})
 	begin := time.Now()

@@ -246,7 +246,7 @@ func (p panel) graph(id int, at gridPos) Panel {
 	return Panel{
 		ID: id, Type: "timeseries", Title: p.title, Description: p.answers + " " + p.todo, GridPos: at, Datasource: chosen,
 		Targets:     p.targets(),
-		FieldConfig: &fieldConfig{f, []override{limitsAreDashed}},
+		FieldConfig: &fieldConfig{f, p.overrides()},
 		Options: &options{
 			legendOptions{"list", "bottom", true, []string{}},
 			tooltipOptions{"multi", "desc"},
@@ -262,6 +262,14 @@ var limitsAreDashed = override{
 		{"custom.fillOpacity", 0},
 		{"color", map[string]string{"mode": "fixed", "fixedColor": "red"}},
 	},
+}
+
+func (p panel) overrides() []override {
+	list := []override{limitsAreDashed}
+	for _, c := range p.colors {
+		list = append(list, override{matcher{"byName", c[0]}, []property{{"color", map[string]string{"mode": "fixed", "fixedColor": c[1]}}}})
+	}
+	return list
 }
 
 func (p panel) thresholds() thresholds {

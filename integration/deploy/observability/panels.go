@@ -13,6 +13,7 @@ type panel struct {
 	queries              []query
 	stacked              bool
 	limits               []threshold // where the color changes
+	colors               [][2]string // of series, by their names
 }
 
 // query is an expression and the legend of its series. In the expression @ stands for the labels that the dashboard's variables
@@ -45,6 +46,9 @@ var rows = []row{
 			title: "Decisions", answers: "What came of the capsules?", unit: perSecond, stacked: true,
 			todo:    "SUCCESS alone lets a user in. More UNAVAILABLE: see the next two panels. More DECLINED or FAILED without a release of yours: ask the vendor.",
 			queries: rates("decision", `caddy_oz_instant_decisions_total{@}`),
+			colors: [][2]string{
+				{"SUCCESS", "green"}, {"DECLINED", "orange"}, {"OPERATOR_REQUIRED", "blue"}, {"FAILED", "yellow"}, {"INVALID", "purple"}, {"UNAVAILABLE", "red"},
+			},
 		},
 		{
 			title: "Without a verdict", answers: "Which share of the capsules did Oz not decide?", unit: share,
