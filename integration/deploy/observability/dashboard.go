@@ -177,7 +177,7 @@ func New() *Dashboard {
 		GraphTooltip:  1, // one crosshair for all panels
 		Links:         []any{},
 		Refresh:       "30s",
-		SchemaVersion: 39, // Grafana 10.3; newer ones convert it when they load it
+		SchemaVersion: 38, // of Grafana 10.0; newer ones convert it when they load it
 		Tags:          []string{"caddy", "oz_instant"},
 		Time:          timeRange{"now-3h", "now"},
 		Timezone:      "browser",

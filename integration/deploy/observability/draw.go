@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // The picture's measures, in pixels: of a panel, of the graph in it, and of what stands between.
@@ -18,8 +19,7 @@ const (
 	graphWidth, graphHeight = panelWidth - graphLeft - 14, 116
 	gap, headingHeight      = 12, 34
 	inRow                   = 3
-	samples                 = 110 // of each series
-	charWidth               = 5.9 // of the small font, about
+	samples                 = 75 // of each series
 )
 
 // style makes the picture readable on light and on dark pages.
@@ -107,12 +107,6 @@ func (g *graph) ask(ctx context.Context, p Prometheus) error {
 			g.curves = append(g.curves, curve{name: name, points: s.Points, limit: strings.HasSuffix(name, " limit")})
 		}
 	}
-	slices.SortStableFunc(g.curves, func(a, b curve) int {
-		if strings.HasPrefix(a.name, "p") && strings.HasPrefix(b.name, "median") { // quantiles are in order
-			return 1
-		}
-		return 0
-	})
 	g.dress()
 	return nil
 }
@@ -262,10 +256,10 @@ func (g *graph) drawLegend(out *strings.Builder) {
 	const lines, room = 2, panelWidth - 24
 	x, row, left := 0.0, 0, len(g.curves)
 	for _, c := range g.curves {
-		width := 16 + float64(len(c.name))*charWidth + 12
+		width := 15 + textWidth(c.name) + 12
 		reserve := 0.0
 		if row == lines-1 && (left > 1 || g.quiet > 0) {
-			reserve = 100 // for the count
+			reserve = 135 // for the count
 		}
 		if x > 0 && x+width+reserve > room {
 			if row == lines-1 {
@@ -285,6 +279,17 @@ func (g *graph) drawLegend(out *strings.Builder) {
 		rest = append(rest, fmt.Sprintf("%d at zero", g.quiet))
 	}
 	fmt.Fprintf(out, `<text x="%.0f" y="%d">%s</text>`+"\n", x+12, legendY(row), strings.Join(rest, ", "))
+}
+
+// textWidth is about how wide the small font is.
+func textWidth(text string) (width float64) {
+	for _, r := range text {
+		if unicode.IsUpper(r) {
+			width += 1.3
+		}
+		width += 6.4
+	}
+	return width
 }
 
 func legendY(row int) int { return graphTop + graphHeight + 37 + row*17 }

@@ -77,7 +77,7 @@ var rows = []row{
 			queries: rates("type, resolution_status", `caddy_oz_instant_analyses_total{@}`),
 		},
 	}},
-	{"Time", []panel{
+	{"Time and size", []panel{
 		{
 			title: "Oz's time", answers: "How long does Oz take for a capsule?", unit: seconds,
 			todo:    "About three seconds are normal. When it grows with the slots in use, lower slots: Oz takes no more at once.",
@@ -97,6 +97,20 @@ var rows = []row{
 			title: "Whole time", answers: "How long does a user wait for a decision?", unit: seconds,
 			todo:    "From the first look at a capsule to its decision, upload included.",
 			queries: quantiles(`caddy_oz_instant_duration_seconds_bucket{@,phase="total"}`),
+		},
+		{
+			title: "Sizes", answers: "How large are capsules and Oz's answers?", unit: bytes,
+			todo: "Compare with max_capsule and max_answer, and with body limits of proxies in between.",
+			queries: []query{
+				{"capsule, median", `histogram_quantile(0.5, sum by (le) (rate(caddy_oz_instant_capsule_bytes_bucket{@}[$__rate_interval])))`},
+				{"capsule, p95", `histogram_quantile(0.95, sum by (le) (rate(caddy_oz_instant_capsule_bytes_bucket{@}[$__rate_interval])))`},
+				{"answer, p95", `histogram_quantile(0.95, sum by (le) (rate(caddy_oz_instant_answer_bytes_bucket{@}[$__rate_interval])))`},
+			},
+		},
+		{
+			title: "Cut from answers", answers: "How much best shot does your app not have to read?", unit: bytesPerSec,
+			todo:    "Zero although capsules are decided: best_shot is keep or attach, or Oz sends none.",
+			queries: []query{{"{{job}}", `sum by (job) (rate(caddy_oz_instant_pruned_bytes_total{@}[$__rate_interval]))`}},
 		},
 	}},
 	{"Capacity", []panel{
@@ -134,6 +148,12 @@ var rows = []row{
 			todo:    "queue and wait: Oz is too slow for the traffic. memory and displaced: slow uploads fill the memory.",
 			queries: rates("cause", `caddy_oz_instant_capacity_refusals_total{@}`),
 		},
+		{
+			title: "Gateways", answers: "Which gateways answer Prometheus?", unit: boolean,
+			todo:    "1 is there. One that served oz_instant within the last hour and is at 0 has an alert.",
+			limits:  []threshold{{0, "red"}, {1, "green"}},
+			queries: []query{{"{{instance}}", `up{@} and on (job, instance) last_over_time(caddy_oz_instant_in_flight{@}[1h])`}},
+		},
 	}},
 	{"Clients", []panel{
 		{
@@ -145,20 +165,6 @@ var rows = []row{
 			title: "Aborted uploads", answers: "Why did uploads end before they were whole?", unit: perSecond, stacked: true,
 			todo:    "gone and stalled: the users' network, or a proxy in front that cuts. timeout: raise upload_timeout. memory, displaced: this gateway's capacity.",
 			queries: rates("cause", `caddy_oz_instant_upload_aborted_total{@}`),
-		},
-		{
-			title: "Sizes", answers: "How large are capsules and Oz's answers?", unit: bytes,
-			todo: "Compare with max_capsule and max_answer, and with body limits of proxies in between.",
-			queries: []query{
-				{"capsule, median", `histogram_quantile(0.5, sum by (le) (rate(caddy_oz_instant_capsule_bytes_bucket{@}[$__rate_interval])))`},
-				{"capsule, p95", `histogram_quantile(0.95, sum by (le) (rate(caddy_oz_instant_capsule_bytes_bucket{@}[$__rate_interval])))`},
-				{"answer, p95", `histogram_quantile(0.95, sum by (le) (rate(caddy_oz_instant_answer_bytes_bucket{@}[$__rate_interval])))`},
-			},
-		},
-		{
-			title: "Cut from answers", answers: "How much best shot does your app not have to read?", unit: bytesPerSec,
-			todo:    "Zero although capsules are decided: best_shot is keep or attach, or Oz sends none.",
-			queries: []query{{"{{job}}", `sum by (job) (rate(caddy_oz_instant_pruned_bytes_total{@}[$__rate_interval]))`}},
 		},
 		{
 			title: "Session tokens", answers: "Do phones get session tokens?", unit: perSecond, stacked: true,
