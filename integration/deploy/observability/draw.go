@@ -145,8 +145,9 @@ func (g *graph) dress() {
 			}
 		}
 	}
-	g.unit = unitOf(g.panel.FieldConfig.Defaults.Unit, g.top)
-	g.top = g.unit.round(g.top)
+	name := g.panel.FieldConfig.Defaults.Unit
+	g.top = unitOf(name, g.top).round(g.top)
+	g.unit = unitOf(name, g.top)
 }
 
 func (g *graph) stacked() bool { return g.panel.FieldConfig.Defaults.Custom.Stacking.Mode == "normal" }
@@ -235,10 +236,11 @@ func (g *graph) drawCurve(out *strings.Builder, c curve) {
 		line, floor = nil, nil
 	}
 	for i, p := range c.points {
-		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) || i > 0 && p.Time-c.points[i-1].Time > g.to.Sub(g.from).Seconds()/samples*3 {
+		if i > 0 && p.Time-c.points[i-1].Time > g.to.Sub(g.from).Seconds()/samples*3 {
 			flush()
 		}
-		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) {
+		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) || g.stacked() && c.idle(i) {
+			flush()
 			continue
 		}
 		base := 0.0
@@ -249,6 +251,16 @@ func (g *graph) drawCurve(out *strings.Builder, c curve) {
 		floor = append(floor, fmt.Sprintf("%.0f,%.1f", g.x(p.Time), g.y(base)))
 	}
 	flush()
+}
+
+// idle reports whether a curve is zero around a point: its line would hide that of the one below.
+func (c curve) idle(i int) bool {
+	for _, p := range c.points[max(i-1, 0):min(i+2, len(c.points))] {
+		if p.Value != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // drawLegend names the curves on two lines, and counts those that have no room.
