@@ -27,7 +27,7 @@ const style = `<style>
 text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif;fill:#59636e}
 .page{fill:#f6f8fa}.panel{fill:#fff;stroke:#d1d9e0}.grid{stroke:#e4e8ec}.axis{stroke:#9aa4ae}
 .heading{font-size:15px;font-weight:600;fill:#1f2328}.title{font-size:13px;font-weight:600;fill:#1f2328}
-.num{text-anchor:end}.time{text-anchor:middle}.line{fill:none;stroke-width:1.5;stroke-linejoin:round}.dash{stroke-dasharray:6 4}
+.num{text-anchor:end}.time{text-anchor:middle}.line{fill:none;stroke-width:1.5;stroke-linejoin:round;stroke-linecap:round}.dash{stroke-dasharray:6 4}
 @media(prefers-color-scheme:dark){text{fill:#9198a1}.page{fill:#0d1117}.panel{fill:#151b23;stroke:#3d444d}.grid{stroke:#262c36}.axis{stroke:#656c76}
 .heading,.title{fill:#f0f6fc}}
 </style>
@@ -76,6 +76,7 @@ func Draw(ctx context.Context, d *Dashboard, p Prometheus, from, to time.Time) (
 type graph struct {
 	panel    Panel
 	from, to time.Time
+	step     time.Duration // between two points
 	curves   []curve
 	quiet    int // series that are zero all the time
 	top      float64
@@ -92,9 +93,9 @@ type curve struct {
 
 func (g *graph) ask(ctx context.Context, p Prometheus) error {
 	long := g.to.Sub(g.from)
-	step := max(time.Second, (long / samples).Round(time.Second))
+	g.step = max(time.Second, (long / samples).Round(time.Second))
 	for _, target := range g.panel.Targets {
-		list, err := p.QueryRange(ctx, Fill(target.Expr, max(4*step, 10*time.Second)), g.from, g.to, step)
+		list, err := p.QueryRange(ctx, Fill(target.Expr, max(4*g.step, 10*time.Second)), g.from, g.to, g.step)
 		if err != nil {
 			return err
 		}
@@ -236,7 +237,7 @@ func (g *graph) drawCurve(out *strings.Builder, c curve) {
 		line, floor = nil, nil
 	}
 	for i, p := range c.points {
-		if i > 0 && p.Time-c.points[i-1].Time > g.to.Sub(g.from).Seconds()/samples*3 {
+		if i > 0 && p.Time-c.points[i-1].Time > 1.5*g.step.Seconds() {
 			flush()
 		}
 		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) || g.stacked() && c.idle(i) {
