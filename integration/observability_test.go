@@ -195,8 +195,9 @@ func (x *chain) breakOff(t testing.TB) {
 
 // asked is a query of the dashboard or of a rule.
 type asked struct {
-	by   string // the panel or the alert
-	expr string
+	by     string // the panel or the alert
+	expr   string
+	legend string // of a panel's series
 }
 
 func readDashboard(t testing.TB) *observability.Dashboard {
@@ -213,7 +214,7 @@ func dashboardQueries(t testing.TB) (list []asked) {
 	t.Helper()
 	for _, panel := range readDashboard(t).Panels {
 		for _, target := range panel.Targets {
-			list = append(list, asked{panel.Title, observability.Fill(target.Expr, 30*time.Second)})
+			list = append(list, asked{panel.Title, observability.Fill(target.Expr, 30*time.Second), target.LegendFormat})
 		}
 	}
 	return list
@@ -239,7 +240,7 @@ func ruleQueries(t testing.TB, rules []observability.Rule) (list []asked) {
 		if expr == rule.Query {
 			t.Errorf("%s compares nothing: %s", rule.Name, rule.Query)
 		}
-		list = append(list, asked{"alert " + rule.Name, expr})
+		list = append(list, asked{by: "alert " + rule.Name, expr: expr})
 	}
 	if len(list) == 0 {
 		t.Error("Prometheus has no rules")
@@ -260,6 +261,7 @@ func assertAnswered(t testing.TB, p observability.Prometheus, queries []asked) {
 			check(t, err)
 			if slices.ContainsFunc(series, observability.Series.Finite) {
 				counts[i] = len(series)
+				assertLegend(t, q, series[0])
 			} else {
 				list = append(list, q)
 			}
@@ -280,9 +282,21 @@ func assertAnswered(t testing.TB, p observability.Prometheus, queries []asked) {
 	t.Logf("each query and its series:\nseries  %-40s query\n%s", "asked by", &table)
 }
 
+// assertLegend fails the test unless a series has the labels that the panel's legend shows.
+func assertLegend(t testing.TB, q asked, series observability.Series) {
+	t.Helper()
+	for _, label := range legendLabel.FindAllStringSubmatch(q.legend, -1) {
+		if _, has := series.Labels[label[1]]; !has {
+			t.Errorf("%s: the legend shows %s, and its series have %v", q.by, q.legend, series.Labels)
+		}
+	}
+}
+
 var (
-	selector = regexp.MustCompile(`\b((?:caddy|oz_instant)_\w+)(?:\{([^}]*)\})?`)
-	matching = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
+	legendLabel = regexp.MustCompile(`\{\{(\w+)\}\}`)
+	grouping    = regexp.MustCompile(`\b(?:by|on) \(([^)]*)\)`)
+	selector    = regexp.MustCompile(`\b((?:caddy|oz_instant)_\w+)(?:\{([^}]*)\})?`)
+	matching    = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
 )
 
 // assertNames fails the test unless every metric that a query names is there, with every label and every word that it asks for. A
@@ -290,6 +304,7 @@ var (
 func assertNames(t testing.TB, p observability.Prometheus, queries []asked) {
 	t.Helper()
 	for _, q := range queries {
+		labels := map[string]bool{}
 		for _, s := range selector.FindAllStringSubmatch(q.expr, -1) {
 			for _, m := range matching.FindAllStringSubmatch(s[2], -1) {
 				label, words := m[1], m[3]
@@ -302,8 +317,22 @@ func assertNames(t testing.TB, p observability.Prometheus, queries []asked) {
 					}
 				}
 			}
-			if found, err := p.Query(t.Context(), s[1]); err != nil || len(found) == 0 {
+			found, err := p.Query(t.Context(), s[1])
+			if err != nil || len(found) == 0 {
 				t.Errorf("%s: there is no %s (%v)", q.by, s[1], err)
+				continue
+			}
+			for _, series := range found {
+				for label := range series.Labels {
+					labels[label] = true
+				}
+			}
+		}
+		for _, group := range grouping.FindAllStringSubmatch(q.expr, -1) {
+			for label := range strings.SplitSeq(group[1], ", ") {
+				if !labels[label] {
+					t.Errorf("%s: no metric in it has the label %s: %s", q.by, label, q.expr)
+				}
 			}
 		}
 	}
