@@ -72,7 +72,7 @@ func TestObservability(t *testing.T) {
 	check(t, err)
 	assertPicture(t, picture)
 	if *pictureFile != "" {
-		check(t, os.WriteFile(*pictureFile, picture, 0o600))
+		check(t, os.WriteFile(*pictureFile, picture, 0o644))
 	}
 }
 
