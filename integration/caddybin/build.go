@@ -1,7 +1,7 @@
 // Package caddybin builds the Caddy binaries that black-box tests and load tests run.
 //
 // The source of such a binary is one file of imports, which exists only for the compiler: nothing under integration/ imports
-// the module under test, and nothing is written to the tree.
+// the module under test (but for the line that shows progress), and nothing is written to the tree.
 package caddybin
 
 import (
