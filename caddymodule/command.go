@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +12,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -24,6 +27,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/diagnose"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 )
 
 func init() {
@@ -106,14 +110,15 @@ func runCheck(cmd *cobra.Command, _ []string) error {
 	if textfile != "" && filepath.Ext(textfile) != ".prom" {
 		return fmt.Errorf("--textfile: invalid name %q (want one that ends in .prom: node_exporter ignores others)", textfile)
 	}
-	out := cmd.OutOrStdout()
-	asJSON, _ := cmd.Flags().GetBool("json")
 	start := time.Now()
-	observe := diagnose.NewPrinter(out).Print
+	out, table := cmd.OutOrStdout(), cmd.OutOrStdout()
+	asJSON, _ := cmd.Flags().GetBool("json")
 	if asJSON {
-		observe = func(diagnose.Event) {}
+		table = io.Discard
 	}
-	reports, err := diagnose.Check(cmd.Context(), targets, opts, observe)
+	ctx, line, end := longWork(cmd)
+	reports, err := diagnose.Check(ctx, targets, opts, diagnose.NewPrinter(table, line).Print)
+	end()
 	if err != nil {
 		return err
 	}
@@ -134,6 +139,15 @@ func runCheck(cmd *cobra.Command, _ []string) error {
 		return errNotJudged
 	}
 	return nil
+}
+
+// longWork returns a line for progress, and a context that ends with a signal:
+// the line must be erased before the command ends. The second signal ends it.
+func longWork(cmd *cobra.Command) (ctx context.Context, line *progress.Line, end func()) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	line = progress.New(cmd.ErrOrStderr())
+	return ctx, line, func() { line.Close(); stop() }
 }
 
 func capsuleFlag(cmd *cobra.Command) ([]byte, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -80,13 +81,15 @@ func runAttack(cmd *cobra.Command) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	out, say := cmd.OutOrStdout(), cmd.OutOrStdout()
+	out, say, table := cmd.OutOrStdout(), cmd.OutOrStdout(), cmd.OutOrStdout()
 	asJSON, _ := cmd.Flags().GetBool("json")
-	observe := diagnose.NewPrinter(out).PrintRow
 	if asJSON {
-		say, observe = cmd.ErrOrStderr(), func(diagnose.AttackRow) {}
+		say, table = cmd.ErrOrStderr(), io.Discard
 	}
-	report, err := diagnose.Attack(cmd.Context(), opts, func(p diagnose.AttackPlan) { p.Print(say) }, observe)
+	ctx, line, end := longWork(cmd)
+	printer := diagnose.NewPrinter(table, line)
+	report, err := diagnose.Attack(ctx, opts, func(p diagnose.AttackPlan) { p.Print(say); printer.Learning(p) }, printer.PrintRow)
+	end()
 	if err != nil {
 		return 1, err
 	}

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -93,7 +94,7 @@ func Attack(ctx context.Context, opts AttackOptions, announce func(AttackPlan), 
 	a.h2 = true // until it is known better: the plan says how much it will be at most
 	announce(a.plan())
 	if err := a.run(ctx); err != nil {
-		a.report.Why = err.Error()
+		a.report.Why = cmp.Or(context.Cause(ctx), err).Error()
 	}
 	a.report.Requests = a.used
 	a.report.Holds = a.report.State() == Holds
@@ -123,12 +124,12 @@ func (a *attack) run(ctx context.Context) error {
 		a.observe(AttackRow{Name: r.name, Advisory: r.advisory})
 		before := a.used
 		state, detail := a.try(ctx, r)
+		if ctx.Err() != nil {
+			return ctx.Err() // the site isn't why the row ended
+		}
 		done := AttackRow{r.name, r.advisory, state, detail, a.used - before}
 		a.report.Rows = append(a.report.Rows, done)
 		a.observe(done)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 	}
 	return a.relearn(ctx)
 }

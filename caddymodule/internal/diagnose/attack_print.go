@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 )
 
 // Print announces an attack.
@@ -18,20 +20,24 @@ func (p AttackPlan) Print(out io.Writer) {
 	fmt.Fprintf(out, "A forged request that is let in acts on your app as a user's does. User-Agent: %s.\n\n", attackAgent)
 }
 
-// PrintRow shows a row as it ends, and on a terminal as it begins. It is an observer for Attack.
+// Learning shows that an attack begins.
+func (p *Printer) Learning(plan AttackPlan) {
+	p.rows = plan.Rows
+	p.line.Begin(progress.Phase{Name: "learning how the site answers"})
+}
+
+// PrintRow shows a row as it ends, and the one in progress. It is an observer for Attack.
 func (p *Printer) PrintRow(r AttackRow) {
-	var text strings.Builder
-	if p.terminal {
-		text.WriteString(eraseLine)
-	}
-	switch {
-	case r.State != "":
+	if r.State != "" {
+		p.ended++
 		line := fmt.Sprintf("%s  %-25s  %-19s  %s", p.mark(r.State), r.Name, cmp.Or(r.Advisory, "-"), printable(r.Detail))
-		text.WriteString(strings.TrimRight(line, " ") + "\n")
-	case p.terminal:
-		fmt.Fprintf(&text, "%9s  %s", "…", r.Name)
+		_, _ = io.WriteString(p.out, strings.TrimRight(line, " ")+"\n") // in one piece, so that nothing of a line waits
+		return
 	}
-	_, _ = io.WriteString(p.out, text.String()) // in one piece, so that nothing of a line waits
+	amount := fmt.Sprintf("%d of %d rows, %s", p.ended, p.rows, r.Name)
+	if p.row.Swap(&amount) == nil {
+		p.line.Begin(progress.Phase{Name: "attacking", Amount: func() string { return *p.row.Load() }})
+	}
 }
 
 // PrintSummary counts the rows, and says why if the attack could not tell.

@@ -472,7 +472,7 @@ func TestAttackRows(t *testing.T) {
 func TestAttackPrints(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	p := NewPrinter(&out)
+	p := NewPrinter(&out, quietLine(t))
 	for _, r := range []AttackRow{
 		{Name: "trailers"}, {"trailers", "CVE-2025-12642", Holds, "", 4}, {"replay", "", NotTried, "needs one more", 0},
 		{"dot in a name", "CVE-2026-88011", Broken, "a\x1b[2J\nb", 1},

@@ -67,20 +67,26 @@ type Report struct {
 // Event tells of a step while Check works.
 type Event struct {
 	To   string
-	Step Step // without a State: it begins
+	Step Step  // without a State: it begins
+	Sent *Sent // what goes out; nil: nothing to speak of. A second event tells of it, once the step is so far
 }
 
 // Check examines each upstream of each target by itself and tells observe of
 // every step as it begins and as it ends. Balancing and health checks would
 // hide the upstream that is sick, so they take no part. Its error says that
-// nothing could be examined.
+// nothing could be examined, or that ctx has ended: what fails for that reason
+// says nothing about Oz, and isn't told.
 func Check(ctx context.Context, targets []Target, opts CheckOptions, observe func(Event)) ([]Report, error) {
 	caddyCtx, cancel, err := quietContext()
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
-	r := &run{opts: opts, observe: observe, caddy: caddyCtx}
+	r := &run{opts: opts, caddy: caddyCtx, observe: func(e Event) {
+		if ctx.Err() == nil {
+			observe(e)
+		}
+	}}
 	var reports []Report
 	for _, t := range targets {
 		b := &block{run: r, target: t}
@@ -89,7 +95,7 @@ func Check(ctx context.Context, targets []Target, opts CheckOptions, observe fun
 			reports = append(reports, c.report())
 		}
 	}
-	return reports, nil
+	return reports, context.Cause(ctx)
 }
 
 // Worst is the state that a run as a whole has: Failed before Unknown before OK.

@@ -4,31 +4,30 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
+	"sync/atomic"
 	"unicode"
 
-	"golang.org/x/term"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 )
 
 // Printer writes a line for each step as it ends, so that a slow or dead Oz
-// can be watched. On a terminal it also shows the step in progress.
+// can be watched. The step in progress is on the line of progress.
 type Printer struct {
-	out      io.Writer
-	terminal bool
-	color    bool
-	to       string // the upstream whose lines are being written
+	out   io.Writer
+	color bool
+	line  *progress.Line
+	to    string // the upstream whose lines are being written
+
+	rows  int                    // of the attack
+	ended int                    // of them
+	row   atomic.Pointer[string] // the one in progress; nil: none has begun
 }
 
-// NewPrinter returns a Printer that uses color if out is a terminal and
-// neither NO_COLOR (no-color.org) nor TERM=dumb is set.
-func NewPrinter(out io.Writer) *Printer {
-	p := &Printer{out: out}
-	if file, ok := out.(*os.File); ok {
-		p.terminal = term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
-		p.color = p.terminal && os.Getenv("NO_COLOR") == ""
-	}
-	return p
+// NewPrinter returns a Printer that writes to out, with color if that is a
+// terminal, and shows on line what it waits for.
+func NewPrinter(out io.Writer, line *progress.Line) *Printer {
+	return &Printer{out: line.Above(out), color: progress.IsTerminal(out), line: line}
 }
 
 // marks are the words and colors for states. They stand right-aligned, so
@@ -44,14 +43,9 @@ var marks = map[State]struct{ word, color string }{
 	NotTried: {"NOT TRIED", "33"},
 }
 
-const eraseLine = "\r\x1b[K"
-
 // Print shows an event. It is an observer for Check.
 func (p *Printer) Print(e Event) {
 	var text strings.Builder
-	if p.terminal {
-		text.WriteString(eraseLine)
-	}
 	if e.To != p.to {
 		if p.to != "" {
 			text.WriteString("\n")
@@ -59,16 +53,15 @@ func (p *Printer) Print(e Event) {
 		p.to = e.To
 		fmt.Fprintln(&text, printable(e.To))
 	}
-	switch {
-	case e.Step.State != "":
-		p.line(&text, e.Step)
-	case p.terminal:
-		fmt.Fprintf(&text, "%9s  %s", "…", e.Step.Name)
+	if e.Step.State == "" {
+		p.line.Begin(progress.Phase{Name: e.To + ": " + e.Step.Name, Amount: e.Sent.amount()})
+	} else {
+		p.step(&text, e.Step)
 	}
 	_, _ = io.WriteString(p.out, text.String()) // in one piece, so that nothing of a line waits
 }
 
-func (p *Printer) line(out io.Writer, s Step) {
+func (p *Printer) step(out io.Writer, s Step) {
 	took := fmt.Sprintf("%d ms", s.MS)
 	if s.State == Skipped {
 		took = ""

@@ -4,26 +4,36 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 )
 
 var someEvents = []Event{
-	{"http://oz", Step{Name: "connection"}},
-	{"http://oz", Step{Name: "connection", State: OK, Detail: "127.0.0.1:80", MS: 3}},
-	{"http://oz", Step{Name: "session token"}},
-	{"http://oz", Step{Name: "session token", State: Failed, Detail: "403\n\x1b[2J", Advice: "Ask for one.", MS: 12000}},
-	{"http://oz", Step{Name: "empty capsule", State: Skipped, Detail: "not tried"}},
-	{"http://other", Step{Name: "placeholders"}},
-	{"http://other", Step{Name: "placeholders", State: Unknown, Detail: "{host}", Advice: "Try it."}},
+	{To: "http://oz", Step: Step{Name: "connection"}},
+	{To: "http://oz", Step: Step{Name: "connection", State: OK, Detail: "127.0.0.1:80", MS: 3}},
+	{To: "http://oz", Step: Step{Name: "session token"}},
+	{To: "http://oz", Step: Step{Name: "session token", State: Failed, Detail: "403\n\x1b[2J", Advice: "Ask for one.", MS: 12000}},
+	{To: "http://oz", Step: Step{Name: "empty capsule", State: Skipped, Detail: "not tried"}},
+	{To: "http://other", Step: Step{Name: "placeholders"}},
+	{To: "http://other", Step: Step{Name: "placeholders", State: Unknown, Detail: "{host}", Advice: "Try it."}},
+}
+
+// quietLine returns a line of progress that nobody sees.
+func quietLine(t *testing.T) *progress.Line {
+	l := progress.New(io.Discard)
+	t.Cleanup(l.Close)
+	return l
 }
 
 // Each line is written as its step ends, with columns that no later line moves.
 func TestPrintToFile(t *testing.T) {
 	var out strings.Builder
-	p := NewPrinter(&out)
+	p := NewPrinter(&out, quietLine(t))
 	var after []string
 	for _, e := range someEvents {
 		before := out.Len()
@@ -45,31 +55,29 @@ func TestPrintToFile(t *testing.T) {
 	}
 }
 
-// A terminal also shows the step in progress, and colors.
+// A terminal also shows colors.
 func TestPrintToTerminal(t *testing.T) {
 	var out strings.Builder
-	p := &Printer{out: &out, terminal: true, color: true}
+	p := &Printer{out: &out, color: true, line: quietLine(t)}
 	for _, e := range someEvents[:4] {
 		p.Print(e)
 	}
-	const want = "\r\x1b[Khttp://oz\n        …  connection" +
-		"\r\x1b[K\x1b[32m       ok\x1b[0m  connection           3 ms  127.0.0.1:80\n" +
-		"\r\x1b[K        …  session token" +
-		"\r\x1b[K\x1b[31m   FAILED\x1b[0m  session token    12000 ms  403; �[2J\n                                      → Ask for one.\n"
+	const want = "http://oz\n\x1b[32m       ok\x1b[0m  connection           3 ms  127.0.0.1:80\n" +
+		"\x1b[31m   FAILED\x1b[0m  session token    12000 ms  403; �[2J\n                                      → Ask for one.\n"
 	if out.String() != want {
 		t.Errorf("%q", out.String())
 	}
 }
 
-// A file isn't a terminal, so it gets neither.
+// A file isn't a terminal, so it gets none.
 func TestPrinterOfFile(t *testing.T) {
 	file, err := os.Create(t.TempDir() + "/out")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if p := NewPrinter(file); p.terminal || p.color {
-		t.Errorf("%+v", p)
+	if p := NewPrinter(file, quietLine(t)); p.color {
+		t.Error("with color")
 	}
 }
 

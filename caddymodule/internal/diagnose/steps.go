@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
 // checker examines one upstream, or the dynamic ones.
@@ -67,7 +69,10 @@ type call struct {
 	vital bool // what comes next needs it
 }
 
-const garbageBytes = 1000
+const (
+	garbageBytes = 1000
+	capsuleStep  = "capsule"
+)
 
 // calls lists the steps that need an Oz that can be reached.
 func (c *checker) calls() (list []call) {
@@ -83,7 +88,7 @@ func (c *checker) calls() (list []call) {
 		call{"garbage capsule", c.refuses(garbage, oz.CodeInvalidContainer), false},
 	)
 	if c.opts.Capsule != nil {
-		list = append(list, call{"capsule", c.realCapsule, false})
+		list = append(list, call{capsuleStep, c.realCapsule, false})
 	}
 	return list
 }
@@ -113,7 +118,7 @@ var errStepTimeout = errors.New("step timed out")
 func (c *checker) step(ctx context.Context, name string, f func(context.Context) (string, error)) bool {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.opts.Timeout, errStepTimeout)
 	defer cancel()
-	c.observe(Event{c.name, Step{Name: name}})
+	c.observe(Event{To: c.name, Step: Step{Name: name}})
 	start := time.Now()
 	detail, err := f(ctx)
 	s := Step{Name: name, State: OK, Detail: detail, MS: time.Since(start).Milliseconds()}
@@ -136,7 +141,7 @@ func (c *checker) skip(name string, why error) {
 
 func (c *checker) ended(s Step) {
 	c.steps = append(c.steps, s)
-	c.observe(Event{c.name, s})
+	c.observe(Event{To: c.name, Step: s})
 }
 
 func (c *checker) report() Report {
@@ -286,7 +291,9 @@ func (c *checker) realCapsule(ctx context.Context) (string, error) {
 		return "", skipped(fmt.Errorf("not tried: a capsule can be used once, and %s has had this one", c.capsuleAt))
 	}
 	c.capsuleAt = c.name
-	a, err := c.send(ctx, c.opts.Capsule)
+	body := &Sent{MemoryBody: ozclient.NewMemoryBody(c.opts.Capsule)}
+	c.observe(Event{To: c.name, Step: Step{Name: capsuleStep}, Sent: body})
+	a, err := c.post(ctx, body)
 	if err != nil {
 		return "", err
 	}
@@ -310,10 +317,35 @@ func outcome(v oz.Verdict) string {
 
 func size(n int64) string { return humanize.IBytes(uint64(n)) }
 
-// send posts a capsule. The answer is judged as the block would, except for
-// what it requires of a user's request.
+// Sent is the body of a capsule that is being sent.
+type Sent struct {
+	*ozclient.MemoryBody
+	bytes atomic.Int64
+}
+
+// Read implements io.Reader.
+func (s *Sent) Read(p []byte) (int, error) {
+	n, err := s.MemoryBody.Read(p)
+	s.bytes.Add(int64(n))
+	return n, err
+}
+
+// amount returns what tells how much of it has been sent.
+func (s *Sent) amount() func() string {
+	if s == nil {
+		return nil
+	}
+	return func() string { return fmt.Sprintf("%s of %s sent", size(s.bytes.Load()), size(s.Length())) }
+}
+
 func (c *checker) send(ctx context.Context, capsule []byte) (ozclient.Answer, error) {
-	a, err := c.client.Analyze(ctx, nil, ozclient.NewMemoryBody(capsule), c.target.Policy, nil)
+	return c.post(ctx, ozclient.NewMemoryBody(capsule))
+}
+
+// post posts a capsule. The answer is judged as the block would, except for
+// what it requires of a user's request.
+func (c *checker) post(ctx context.Context, capsule upload.Body) (ozclient.Answer, error) {
+	a, err := c.client.Analyze(ctx, nil, capsule, c.target.Policy, nil)
 	if err != nil {
 		return a, c.callError(err)
 	}
