@@ -30,6 +30,12 @@ type record struct {
 
 func newAccounting() *accounting { return &accounting{records: map[string]*record{}} }
 
+func (a *accounting) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.records)
+}
+
 func (a *accounting) sending(id, outcome string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -37,6 +39,8 @@ type capacityRun struct {
 	attackers  []int
 	kinds      []string
 	onlyAttack bool
+
+	answered atomic.Int64 // capsules of the trial in progress
 }
 
 func capacityCommand() *cobra.Command {
@@ -94,8 +98,12 @@ func (c *capacityRun) trials() (all []trial) {
 
 func (c *capacityRun) measure(ctx context.Context, stdout io.Writer) error {
 	var results []*result
-	for _, t := range c.trials() {
-		fmt.Fprintf(c.progress, "%s …\n", t)
+	trials := c.trials()
+	for i, t := range trials {
+		c.answered.Store(0)
+		c.line.Begin(progress.Phase{
+			Name: fmt.Sprintf("%d of %d: %s", i+1, len(trials), t), Amount: progress.Of(&c.answered, c.capsules(t), "capsules answered"),
+		})
 		r, err := c.try(ctx, t)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t, err)
@@ -170,11 +178,17 @@ func (c *capacityRun) try(ctx context.Context, t trial) (r *result, err error) {
 	return r, r.readWaits(g)
 }
 
+// interval is the time between two capsules.
+func (c *capacityRun) interval(t trial) time.Duration {
+	return c.analysis / time.Duration(t.slots*c.overload)
+}
+
+func (c *capacityRun) capsules(t trial) int { return int(c.load / c.interval(t)) }
+
 func (c *capacityRun) send(ctx context.Context, u upload, t trial) ([]response, error) {
-	interval := c.analysis / time.Duration(t.slots*c.overload)
-	answers := make([]response, c.load/interval)
+	answers := make([]response, c.capsules(t))
 	client := newClient()
-	ticker := time.NewTicker(interval)
+	ticker := time.NewTicker(c.interval(t))
 	defer ticker.Stop()
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -188,7 +202,10 @@ func (c *capacityRun) send(ctx context.Context, u upload, t trial) ([]response, 
 		if t.slow && i%2 == 1 {
 			mine.rate = slowLink * bytesPerMbit
 		}
-		all.Go(func() { answers[i] = mine.post(ctx, client) })
+		all.Go(func() {
+			answers[i] = mine.post(ctx, client)
+			c.answered.Add(1)
+		})
 	}
 	all.Wait()
 	return answers, nil

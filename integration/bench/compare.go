@@ -7,10 +7,12 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -120,7 +122,8 @@ func (c *comparison) measure(ctx context.Context, stdout io.Writer) error {
 // gateway whose pools are empty and whose heap has not found its size.
 func (c *comparison) cpu(ctx context.Context, cc cpuCase) (f finding, err error) {
 	capsules := c.capsules * cc.weight
-	fmt.Fprintf(c.progress, "%s: %d pairs of %d capsules …\n", cc.name, c.rounds, capsules)
+	var done atomic.Int64
+	c.line.Begin(progress.Phase{Name: cc.name, Amount: progress.Of(&done, c.rounds, fmt.Sprintf("pairs of %d capsules", capsules))})
 	f = finding{
 		title: fmt.Sprintf("CPU of the gateway per capsule of %s, %s, %d clients, %d pairs of %d capsules%s",
 			cc.size.String(), cc.protocol, c.clients, c.rounds, capsules, cc.ours.note),
@@ -153,6 +156,7 @@ func (c *comparison) cpu(ctx context.Context, cc cpuCase) (f finding, err error)
 			return f, err
 		}
 		f.pairs.add(ours, plain)
+		done.Add(1)
 	}
 	return f, nil
 }
@@ -177,7 +181,8 @@ func millisecondsPerCapsule(ctx context.Context, r *rig, capsules int) (float64,
 
 // memory measures both gateways in turn, over and over. A peak covers the life of a process: each measurement gets a fresh gateway.
 func (c *comparison) memory(ctx context.Context) (finding, error) {
-	fmt.Fprintf(c.progress, "%s: %d pairs of %d capsules …\n", memoryCase, c.memoryRounds, c.memoryCapsules)
+	var done atomic.Int64
+	c.line.Begin(progress.Phase{Name: memoryCase, Amount: progress.Of(&done, c.memoryRounds, fmt.Sprintf("pairs of %d capsules", c.memoryCapsules))})
 	f := finding{
 		title: fmt.Sprintf("peak resident memory of the gateway, %d clients, capsules of %s, %d pairs of %d capsules",
 			c.memoryClients, c.memorySize.String(), c.memoryRounds, c.memoryCapsules),
@@ -193,6 +198,7 @@ func (c *comparison) memory(ctx context.Context) (finding, error) {
 			return f, err
 		}
 		f.pairs.add(ours, plain)
+		done.Add(1)
 	}
 	return f, nil
 }

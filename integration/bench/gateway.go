@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 )
 
 // timeLimit bounds everything that should take no time.
@@ -83,29 +85,10 @@ func (g *gateway) start(ctx context.Context) error {
 		g.cmd.Wait() // stop looks at how it ended
 		close(g.ended)
 	}()
-	if err := g.awaitListening(ctx); err != nil {
+	if err := cli.AwaitListening(ctx, g.addr, g.ended); err != nil {
 		return errors.Join(err, g.stop())
 	}
 	return nil
-}
-
-func (g *gateway) awaitListening(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, timeLimit)
-	defer cancel()
-	var dialer net.Dialer
-	for {
-		conn, err := dialer.DialContext(ctx, "tcp", g.addr)
-		if err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-g.ended:
-			return errors.New("it ended at once")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 func (g *gateway) pid() int { return g.cmd.Process.Pid }

@@ -13,22 +13,12 @@
 package main
 
 import (
-	"context"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := rootCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		os.Exit(1)
-	}
-}
+func main() { cli.Main(rootCommand()) }
 
 // rootCommand is compare itself, with the other commands below it.
 func rootCommand() *cobra.Command {

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -22,6 +24,8 @@ type phonesRun struct {
 	size   sandbox.Size
 	rate   sandbox.Size // of each one's link, a second
 	memory sandbox.Size
+
+	served atomic.Int64 // phones
 }
 
 func phonesCommand() *cobra.Command {
@@ -79,7 +83,8 @@ func (p *phonesRun) try(ctx context.Context, memory string) (u memoryUse, err er
 	} else {
 		option = "capacity {\n\t\t\t" + memory + "\n\t\t\twait 1h\n\t\t}"
 	}
-	fmt.Fprintf(p.progress, "%d phones, %s …\n", p.phones, u.mode)
+	p.served.Store(0)
+	p.line.Begin(progress.Phase{Name: u.mode, Amount: progress.Of(&p.served, p.phones, "phones served")})
 	backend, g, err := setUp(ctx, p.binary, p.dir, phonesPeer(option), sandbox.Options{})
 	if err != nil {
 		return u, err
@@ -129,6 +134,8 @@ func (p *phonesRun) post(ctx context.Context, u upload) error {
 			}
 			if a.err != nil {
 				cancel(a.err)
+			} else {
+				p.served.Add(1)
 			}
 		})
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/zeebo/blake3"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -42,6 +44,8 @@ type replayRun struct {
 	redis    string
 	analysis time.Duration
 	noKill   bool
+
+	done atomic.Int64 // capsules of the part in progress
 }
 
 func replayCommand() *cobra.Command {
@@ -82,6 +86,8 @@ func (c *replayRun) measure(ctx context.Context, stdout io.Writer) error {
 	}
 	var errs []error
 	for _, part := range parts {
+		c.done.Store(0)
+		c.line.Begin(progress.Phase{Name: part, Amount: progress.Of(&c.done, c.capsules, "capsules")})
 		r, err := c.part(ctx, part != parts[0])
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
@@ -155,6 +161,7 @@ func (c *replayRun) part(ctx context.Context, kill bool) (counts replayCounts, e
 		all.Go(func() {
 			for i := range numbers {
 				p.pair(ctx, i, p.backend.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: int64(c.size)}))
+				c.done.Add(1)
 			}
 		})
 	}
@@ -239,7 +246,7 @@ func (p *replayPart) startRedis(ctx context.Context, program, dir, addr string) 
 		return err
 	}
 	p.store = redis.NewClient(&redis.Options{Addr: addr})
-	return (&gateway{addr: addr}).awaitListening(ctx)
+	return cli.AwaitListening(ctx, addr, nil)
 }
 
 // kill ends the first gateway as a crash would.

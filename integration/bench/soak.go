@@ -10,7 +10,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 )
+
+const calmStart = 2 * time.Second
 
 // soakRun is one run of soak.
 type soakRun struct {
@@ -45,7 +49,6 @@ func (s *soakRun) measure(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.progress, "soaking for %v, seed %d …\n", s.length, s.seed)
 	left, err := s.run(ctx, e)
 	if err = errors.Join(err, e.close()); err != nil {
 		return err
@@ -64,7 +67,8 @@ func (s *soakRun) measure(ctx context.Context, stdout io.Writer) error {
 // run sends capsules while everything else happens, and returns what the gateway still holds afterwards.
 func (s *soakRun) run(ctx context.Context, e *soakEnv) (left growth, err error) {
 	// A calm start, to learn what the gateway holds at rest.
-	e.sendFor(ctx, 2*time.Second, s.clients, s.rand(0))
+	s.begin(e, "a calm start", calmStart)
+	e.sendFor(ctx, calmStart, s.clients, s.rand(0))
 	if left.before, err = e.atRest(ctx, anyGoroutines); err != nil {
 		return left, err
 	}
@@ -74,14 +78,21 @@ func (s *soakRun) run(ctx context.Context, e *soakEnv) (left growth, err error) 
 	var reloadErr, instanceErr error
 	faults.Go(func() { reloadErr = e.keepReloading(faulty) })
 	faults.Go(func() { instanceErr = e.keepFailing(faulty, s.rand(1)) })
+	s.begin(e, fmt.Sprintf("soaking, seed %d", s.seed), s.length)
 	e.sendFor(ctx, s.length, s.clients, s.rand(2))
 	calm()
 	faults.Wait()
+	s.begin(e, "coming to rest", 0)
 	if err := errors.Join(reloadErr, instanceErr, ctx.Err()); err != nil {
 		return left, err
 	}
 	left.after, err = e.atRest(ctx, left.before.goroutines+mostGoroutines)
 	return left, err
+}
+
+// begin shows what is done now, and how many capsules have been sent up to now.
+func (s *soakRun) begin(e *soakEnv, name string, takes time.Duration) {
+	s.line.Begin(progress.Phase{Name: name, Takes: takes, Amount: func() string { return fmt.Sprintf("%d capsules", e.accounting.count()) }})
 }
 
 func (s *soakRun) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }

@@ -12,14 +12,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
-// workspace is what every command needs: the Caddy to measure, a folder for its files, and where to report progress.
+// workspace is what every command needs: the Caddy to measure, a folder for its files, and a line that says how far it has got.
 type workspace struct {
-	binary   string
-	dir      string
-	progress io.Writer
+	binary string
+	dir    string
+	line   *progress.Line
 }
 
 // measurement is one run of a command.
@@ -38,12 +39,13 @@ func (w *workspace) command(name, short string, m measurement) *cobra.Command {
 			if err := m.check(); err != nil {
 				return err
 			}
-			w.progress = cmd.ErrOrStderr()
+			w.line = progress.New(cmd.ErrOrStderr())
+			defer w.line.Close()
 			defer w.close()
 			if err := w.open(cmd.Context()); err != nil {
 				return err
 			}
-			return m.measure(cmd.Context(), cmd.OutOrStdout())
+			return m.measure(cmd.Context(), w.line.Above(cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().StringVar(&w.binary, "caddy", "", "`file` of the Caddy to measure; default: one is built from this checkout")
@@ -59,7 +61,7 @@ func (w *workspace) open(ctx context.Context) (err error) {
 		w.binary, err = filepath.Abs(w.binary) // gateways run in folders of their own
 		return err
 	}
-	fmt.Fprintln(w.progress, "building Caddy …")
+	w.line.Begin(progress.Phase{Name: "building Caddy"})
 	w.binary = filepath.Join(w.dir, "caddy")
 	return caddybin.Build(ctx, w.binary, false)
 }

@@ -9,28 +9,18 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := rootCommand().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		os.Exit(1)
-	}
-}
+func main() { cli.Main(rootCommand()) }
 
 // rootCommand is run itself, with the other commands below it.
 func rootCommand() *cobra.Command {
