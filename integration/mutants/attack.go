@@ -19,6 +19,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
+	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/credulous"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
@@ -33,7 +35,9 @@ are named), puts each between a sandbox and an app that believes everything, and
 fires all that caddy oz-instant attack has at it. Ends with an error unless the whole
 module holds and without each rule exactly the expected rows break.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return attackAll(cmd.Context(), cmd.OutOrStdout(), args)
+			line := progress.New(cmd.ErrOrStderr())
+			defer line.Close()
+			return attackAll(cmd.Context(), line, line.Above(cmd.OutOrStdout()), args, func(built) error { return nil })
 		},
 	}
 }
@@ -41,7 +45,8 @@ module holds and without each rule exactly the expected rows break.`,
 // whole is the module without a change, in which nothing breaks.
 var whole = rule{name: "(none)", what: "nothing is taken out", aliases: []string{}}
 
-func attackAll(ctx context.Context, out io.Writer, wanted []string) error {
+// attackAll calls then with each Caddy that has been attacked.
+func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted []string, then func(built) error) error {
 	list := []rule{whole}
 	for _, r := range rules {
 		if len(wanted) == 0 || slices.Contains(wanted, r.name) {
@@ -66,8 +71,11 @@ func attackAll(ctx context.Context, out io.Writer, wanted []string) error {
 		for range builds {
 		}
 	}()
-	wrong := 0
+	wrong, tried := 0, 0
+	line.Begin(progress.Phase{Name: "building Caddy"})
 	for b := range builds {
+		tried++
+		line.Begin(progress.Phase{Name: fmt.Sprintf("%d of %d: without %s", tried, len(list), b.rule.name)})
 		if b.err != nil {
 			return fmt.Errorf("without %s: %w", b.rule.name, b.err)
 		}
@@ -77,6 +85,12 @@ func attackAll(ctx context.Context, out io.Writer, wanted []string) error {
 		}
 		if !ok {
 			wrong++
+		}
+		if err := then(b); err != nil {
+			return err
+		}
+		if b.binary != rig.whole {
+			os.Remove(b.binary)
 		}
 	}
 	if wrong > 0 {
@@ -111,9 +125,6 @@ func (r *rig) build(ctx context.Context, list []rule) <-chan built {
 
 // compare attacks a Caddy and reports whether the expected rows break.
 func (r *rig) compare(ctx context.Context, out io.Writer, b built) (bool, error) {
-	if b.binary != r.whole {
-		defer os.Remove(b.binary)
-	}
 	ok := true
 	for _, site := range []struct {
 		name, options string
@@ -286,7 +297,7 @@ func (r *rig) start(ctx context.Context, binary, options string) (*gateway, erro
 		g.cmd.Wait() // how it ended is of no interest: stop ends it
 		close(g.ended)
 	}()
-	if err := g.await(ctx); err != nil {
+	if err := cli.AwaitListening(ctx, g.addr, g.ended); err != nil {
 		g.stop()
 		text, _ := os.ReadFile(log.Name())
 		return nil, fmt.Errorf("starting Caddy: %w\n%s", err, text)
@@ -297,24 +308,6 @@ func (r *rig) start(ctx context.Context, binary, options string) (*gateway, erro
 // environment is made from nothing: a proxy of the machine must not take part.
 func environment(dir string) []string {
 	return []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir, "TMPDIR=" + dir}
-}
-
-func (g *gateway) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", g.addr)
-		if err == nil {
-			return conn.Close()
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-g.ended:
-			return errors.New("it ended at once")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // stop kills the gateway: nothing that it still does is of interest.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
 )
 
@@ -46,69 +47,111 @@ func threatsCommand() *cobra.Command {
 		Short: "See that without a rule the tests of just the right threats fail",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return tryThreats(cmd.Context(), cmd.OutOrStdout(), quick)
+			line := progress.New(cmd.ErrOrStderr())
+			defer line.Close()
+			return tryThreats(cmd.Context(), line, line.Above(cmd.OutOrStdout()), quick)
 		},
 	}
-	cmd.Flags().BoolVar(&quick, "quick", false, "run some of the tests only: those of the rows that must break, and a few that must hold")
+	addQuick(cmd, &quick)
 	return cmd
 }
 
-// tryThreats runs the tests of threats once for each rule, without it.
-func tryThreats(ctx context.Context, out io.Writer, quick bool) error {
-	root, err := caddybin.Root()
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "mutants")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	tests := filepath.Join(dir, "integration.test")
-	if err := run(ctx, root, nil, io.Discard, "go", "test", "-c", "-o", tests, "./integration"); err != nil {
-		return err
-	}
-	wrong := 0
-	for _, b := range broken {
-		start := time.Now()
-		found, err := tryRule(ctx, root, dir, tests, b.rule, quick)
-		if err != nil {
-			return fmt.Errorf("without %s: %w", b.rule, err)
-		}
-		word := "as it must be"
-		if !slices.Equal(found, b.rows) {
-			wrong++
-			word = fmt.Sprintf("WRONG: want %s", list(b.rows))
-		}
-		fmt.Fprintf(out, "without %-10s  threats %-8s break, %s  (%.0f s)\n", b.rule, list(found), word, time.Since(start).Seconds())
-	}
-	if wrong > 0 {
-		return fmt.Errorf("%d of %d rules break something else than they guard", wrong, len(broken))
-	}
-	return nil
+func addQuick(cmd *cobra.Command, quick *bool) {
+	cmd.Flags().BoolVar(quick, "quick", false, "run some of the tests of threats only: those of the rows that must break, and a few that must hold")
 }
 
-// tryRule returns the threats that break without a rule.
-func tryRule(ctx context.Context, root, dir, tests, name string, quick bool) ([]int, error) {
+// tryThreats runs the tests of threats once for each rule, without it.
+func tryThreats(ctx context.Context, line *progress.Line, out io.Writer, quick bool) error {
+	line.Begin(progress.Phase{Name: "building the tests"})
+	tests, err := buildThreats(ctx, quick)
+	if err != nil {
+		return err
+	}
+	defer tests.close()
+	var errs []error
+	for i, b := range broken {
+		line.Begin(progress.Phase{Name: fmt.Sprintf("%d of %d: without %s", i+1, len(broken), b.rule)})
+		err := tests.tryRule(ctx, out, b.rule, b.rows)
+		if err != nil && !errors.Is(err, errWrongRows) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// threats are the tests of threats as a program.
+type threats struct {
+	root, dir string
+	program   string
+	pattern   string
+}
+
+func buildThreats(ctx context.Context, quick bool) (t *threats, err error) {
+	t = &threats{pattern: "^TestThreats$"}
+	if quick {
+		t.pattern += "/^(" + strings.Join(quickTests, "|") + ")$"
+	}
+	if t.root, err = caddybin.Root(); err != nil {
+		return nil, err
+	}
+	if t.dir, err = os.MkdirTemp("", "mutants"); err != nil {
+		return nil, err
+	}
+	t.program = filepath.Join(t.dir, "integration.test")
+	if err := run(ctx, t.root, nil, io.Discard, "go", "test", "-c", "-o", t.program, "./integration"); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *threats) close() { os.RemoveAll(t.dir) }
+
+// tryRule builds a Caddy without a rule and tries it.
+func (t *threats) tryRule(ctx context.Context, out io.Writer, name string, want []int) error {
 	r, err := find(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	caddy := filepath.Join(dir, "caddy-without-"+name)
-	if err := r.build(ctx, caddy); err != nil {
-		return nil, err
-	}
+	caddy := filepath.Join(t.dir, "caddy-without-"+name)
 	defer os.Remove(caddy)
-	pattern := "^TestThreats$"
-	if quick {
-		pattern += "/^(" + strings.Join(quickTests, "|") + ")$"
+	if err := r.build(ctx, caddy); err != nil {
+		return fmt.Errorf("without %s: %w", name, err)
 	}
+	return t.try(ctx, out, name, caddy, want)
+}
+
+var errWrongRows = errors.New("other threats break than the rule guards against")
+
+// try runs the tests on a Caddy without a rule, and prints which threats break.
+func (t *threats) try(ctx context.Context, out io.Writer, name, caddy string, want []int) error {
+	start := time.Now()
 	var log bytes.Buffer
-	err = run(ctx, filepath.Join(root, "integration"), []string{"OZ_CADDY=" + caddy}, &log, tests, "-test.run", pattern, "-test.v", "-test.timeout", "10m")
+	err := run(ctx, filepath.Join(t.root, "integration"), []string{"OZ_CADDY=" + caddy}, &log, t.program, "-test.run", t.pattern, "-test.v", "-test.timeout", "10m")
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
-		return nil, err
+		return fmt.Errorf("without %s: %w", name, err)
 	}
-	return readRows(log.String())
+	found, err := readRows(log.String())
+	if err != nil {
+		return fmt.Errorf("without %s: %w", name, err)
+	}
+	word := "as it must be"
+	if !slices.Equal(found, want) {
+		word, err = fmt.Sprintf("WRONG: want %s", list(want)), fmt.Errorf("without %s: %w", name, errWrongRows)
+	}
+	fmt.Fprintf(out, "without %-10s  threats %-8s break, %s  (%.0f s)\n", name, list(found), word, time.Since(start).Seconds())
+	return err
+}
+
+// rowsOf returns the threats that a rule alone guards against; nil: it isn't one of those that are tried.
+func rowsOf(name string) []int {
+	for _, b := range broken {
+		if b.rule == name {
+			return b.rows
+		}
+	}
+	return nil
 }
 
 func run(ctx context.Context, dir string, env []string, out io.Writer, name string, args ...string) error {
