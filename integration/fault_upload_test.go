@@ -607,7 +607,7 @@ func testOpaqueResponseWriter(t *testing.T) {
 		}
 	}
 	reverse_proxy {$APP}
-}`, withBinary(buildWith(t, noUnwrap)), withEnv("OZ", oz.URL), withEnv("APP", app.Addr))
+}`, withBinary(caddyWithPlugin(t)), withEnv("OZ", oz.URL), withEnv("APP", app.Addr))
 	x := &chain{p, oz, app}
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, length := range []int64{100_000, -1} {

@@ -177,12 +177,15 @@ func withBinary(path string) caddyOption {
 	return func(p *caddyProc) { p.cmd.Path, p.cmd.Args[0] = path, path }
 }
 
-// buildWith builds a Caddy with the module and a plugin: from the source also where OZ_CADDY names a binary, since nothing can be
-// added to one.
-func buildWith(t testing.TB, plugin string) string {
+// caddyWithPlugin returns a Caddy with the plugin noUnwrap. Where OZ_CADDY names the one under test, nothing can be added to that,
+// and another one is built from the source.
+func caddyWithPlugin(t testing.TB) string {
 	t.Helper()
+	if os.Getenv("OZ_CADDY") == "" {
+		return caddyBinary
+	}
 	path := filepath.Join(t.TempDir(), "caddy")
-	check(t, caddybin.Build(t.Context(), path, raceEnabled, plugin))
+	check(t, caddybin.Build(t.Context(), path, raceEnabled, noUnwrap))
 	return path
 }
 

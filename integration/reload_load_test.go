@@ -56,7 +56,7 @@ func loadSite(n int) string {
 func TestReloadUnderManyUploads(t *testing.T) {
 	t.Parallel()
 	oz := accountOptions()
-	oz.AnalysisTime = 20 * time.Millisecond
+	oz.AnalysisTime = 100 * time.Millisecond // so that all clients wait at Oz or for it at each reload, and don't take the CPU from it
 	x := startChain(t, oz, loadSite(0), withAccount...)
 	warmUp := x.client(t, "h1")
 	for range 20 {
