@@ -72,10 +72,13 @@ func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted [
 		}
 	}()
 	wrong, tried := 0, 0
-	line.Begin(progress.Phase{Name: "building Caddy"})
+	begin := func(what string) {
+		line.Begin(progress.Phase{Name: fmt.Sprintf("%d of %d rules: %s", tried, len(list), what)})
+	}
+	begin("building Caddy")
 	for b := range builds {
 		tried++
-		line.Begin(progress.Phase{Name: fmt.Sprintf("%d of %d: without %s", tried, len(list), b.rule.name)})
+		begin("without " + b.rule.name)
 		if b.err != nil {
 			return fmt.Errorf("without %s: %w", b.rule.name, b.err)
 		}
@@ -92,6 +95,7 @@ func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted [
 		if b.binary != rig.whole {
 			os.Remove(b.binary)
 		}
+		begin("building the next Caddy")
 	}
 	if wrong > 0 {
 		return fmt.Errorf("without %d of %d rules other rows break than expected", wrong, len(list))
