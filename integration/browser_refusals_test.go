@@ -2,9 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
@@ -48,19 +45,13 @@ func TestBrowserSeesRefusals(t *testing.T) {
 	}
 	reverse_proxy {$APP}
 }`)
-	leaf, err := x509.ParseCertificate(x.cert.Certificate.Certificate[0])
-	check(t, err)
-	key := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	for _, proto := range []struct {
 		name, url string
 		options   []chromedp.ExecAllocatorOption
 	}{
 		{"HTTP/1.1", "http://" + x.HTTP, nil},
 		{"HTTP/2.0", "https://" + x.HTTPS, nil},
-		{"HTTP/3.0", "https://" + x.HTTPS, []chromedp.ExecAllocatorOption{
-			chromedp.Flag("disable-quic", false), chromedp.Flag("origin-to-force-quic-on", x.HTTPS),
-			chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(key[:])),
-		}},
+		{"HTTP/3.0", "https://" + x.HTTPS, quicTo(t, x.caddyProc, x.HTTPS)},
 	} {
 		t.Run(proto.name, func(t *testing.T) {
 			browser := startBrowser(t, proto.options...)

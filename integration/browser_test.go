@@ -70,25 +70,6 @@ func startDemo(t testing.TB, oz *ozServer) (app *demoApp, address string) {
 	return app, server.Listener.Addr().String()
 }
 
-// startBrowser starts a Chromium of its own, without any setting of the machine, that ends with the test.
-func startBrowser(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
-	t.Helper()
-	home := t.TempDir()
-	options := append([]chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(program(t, "chromium")), chromedp.UserDataDir(home), chromedp.Env("HOME=" + home),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.IgnoreCertErrors, // the test's own
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-	}, more...)
-	allocator, cancel := chromedp.NewExecAllocator(t.Context(), options...)
-	t.Cleanup(cancel) // which waits for its end
-	browser, closeTab := chromedp.NewContext(allocator)
-	t.Cleanup(closeTab)
-	check(t, chromedp.Do(browser)) // starts it
-	return browser
-}
-
 // shown is what a person sees on the page when it has done its work.
 type shown struct {
 	Verdict string `json:"verdict"`

@@ -1,0 +1,357 @@
+package integration_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
+)
+
+// startBrowser starts a Chromium of its own, without any setting of the machine, that ends with the test.
+func startBrowser(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
+	t.Helper()
+	home := t.TempDir()
+	options := append([]chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(program(t, "chromium")), chromedp.UserDataDir(home), chromedp.Env("HOME=" + home),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.IgnoreCertErrors, // the test's own
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+	}, more...)
+	allocator, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel) // which waits for its end
+	browser, closeTab := chromedp.NewContext(allocator)
+	t.Cleanup(closeTab)
+	check(t, chromedp.Do(browser)) // starts it
+	return browser
+}
+
+// quicTo has Chromium speak HTTP/3, and nothing else, to these addresses of a Caddy, with the test's certificate: Chromium asks more
+// of a certificate over QUIC than IgnoreCertErrors forgives.
+func quicTo(t testing.TB, p *caddyProc, addresses ...string) []chromedp.ExecAllocatorOption {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(p.cert.Certificate.Certificate[0])
+	check(t, err)
+	key := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return []chromedp.ExecAllocatorOption{
+		chromedp.Flag("disable-quic", false), chromedp.Flag("origin-to-force-quic-on", strings.Join(addresses, ",")),
+		chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(key[:])),
+	}
+}
+
+// tab is a page in a browser context of its own: no cookie, cache or permission of another tab. What no page may do fails the test
+// at its end: write to the console, throw, break its own policy, ask another origin.
+type tab struct {
+	ctx    context.Context
+	origin string // the only one that is asked
+
+	mu      sync.Mutex
+	faults  []string
+	answers []*network.Response
+}
+
+// openTab opens an empty tab for a site, such as http://127.0.0.1:8080. Of its faults only those may come that match expected, a
+// regular expression, and if there is one, some must: a lost connection, say, is written to the console by Chromium itself.
+func openTab(t testing.TB, chromium context.Context, origin, expected string) *tab {
+	t.Helper()
+	p := &tab{origin: origin}
+	ctx, closeTab := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.hear))
+	t.Cleanup(func() {
+		closeTab()
+		p.judge(t, expected)
+	})
+	p.ctx = ctx
+	check(t, chromedp.Do(ctx)) // opens it
+	return p
+}
+
+// hear notes what the page does. It runs where chromedp reads its messages and mustn't wait.
+func (p *tab) hear(event any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e := event.(type) {
+	case *runtime.EventConsoleAPICalled:
+		var words []string
+		for _, arg := range e.Args {
+			words = append(words, string(arg.Value)+arg.Description)
+		}
+		p.faults = append(p.faults, fmt.Sprintf("console.%s: %s", e.Type, strings.Join(words, " ")))
+	case *runtime.EventExceptionThrown:
+		text := e.ExceptionDetails.Text
+		if e.ExceptionDetails.Exception != nil {
+			text += " " + e.ExceptionDetails.Exception.Description
+		}
+		p.faults = append(p.faults, "exception: "+text)
+	case *log.EventEntryAdded: // CSP, lost connections, deprecated calls
+		if e.Entry.Level == log.EntryLevelWarning || e.Entry.Level == log.EntryLevelError {
+			p.faults = append(p.faults, fmt.Sprintf("%s %s: %s (%s)", e.Entry.Source, e.Entry.Level, e.Entry.Text, e.Entry.URL))
+		}
+	case *network.EventRequestWillBeSent:
+		if !p.isOwn(e.Request.URL) {
+			p.faults = append(p.faults, "elsewhere: "+e.Request.URL)
+		}
+	case *network.EventResponseReceived:
+		p.answers = append(p.answers, e.Response)
+	}
+}
+
+// isOwn reports whether an address leads to the page's own origin, or nowhere.
+func (p *tab) isOwn(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (u.Scheme == "data" || u.Scheme == "blob" || u.Scheme+"://"+u.Host == p.origin)
+}
+
+func (p *tab) judge(t testing.TB, expected string) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	came := false
+	for _, fault := range p.faults {
+		if expected != "" && regexp.MustCompile(expected).MatchString(fault) {
+			came = true
+			continue
+		}
+		t.Errorf("the page did what it mustn't: %s", fault)
+	}
+	if expected != "" && !came {
+		t.Errorf("no message of the browser matches %q", expected)
+	}
+}
+
+// answersTo returns the responses to requests of a path so far.
+func (p *tab) answersTo(path string) (found []*network.Response) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.answers {
+		if a.URL == p.origin+path {
+			found = append(found, a)
+		}
+	}
+	return found
+}
+
+// do runs steps in the tab, within patience.
+func (p *tab) do(t testing.TB, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		t.Fatalf("%v; the page shows:\n%s", err, p.text())
+	}
+}
+
+// text returns what the page shows, for a test that fails.
+func (p *tab) text() string {
+	text, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.body.innerText`))
+	if err != nil {
+		return err.Error()
+	}
+	return text
+}
+
+// inPage returns the value of a JavaScript expression, or of the promise that it is.
+func inPage[T any](t testing.TB, p *tab, expression string) T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		t.Fatalf("%s: %v; the page shows:\n%s", expression, err, p.text())
+	}
+	return value
+}
+
+// await returns when a JavaScript expression is true of the page. The page tells when it changes.
+func (p *tab) await(t testing.TB, condition string) {
+	t.Helper()
+	inPage[bool](t, p, `new Promise(done => {
+		const holds = () => `+condition+`;
+		if (holds()) { done(true); return; }
+		const look = () => { if (holds()) { watcher.disconnect(); clearInterval(clock); done(true); } };
+		const watcher = new MutationObserver(look);
+		watcher.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+		const clock = setInterval(look, 100); // focus and form values change without a mutation
+	})`)
+}
+
+// setCamera says whether the person lets the page use the camera.
+func (p *tab) setCamera(t testing.TB, setting browser.PermissionSetting) {
+	t.Helper()
+	_, err := chromedp.CallBrowser(p.ctx, browser.SetPermission, browser.SetPermissionParams{
+		Permission: &browser.PermissionDescriptor{Name: "camera"}, Setting: setting,
+		BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
+	})
+	check(t, err)
+}
+
+// setMedia has the page see what the person prefers, such as prefers-color-scheme: dark.
+func (p *tab) setMedia(t testing.TB, features ...string) {
+	t.Helper()
+	var list []*emulation.MediaFeature
+	for pair := range slices.Chunk(features, 2) {
+		list = append(list, &emulation.MediaFeature{Name: pair[0], Value: pair[1]})
+	}
+	_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: list})
+	check(t, err)
+}
+
+// setNetwork slows the way to the server down to so many bytes a second upwards, or cuts it.
+func (p *tab) setNetwork(t testing.TB, offline bool, upload float64) {
+	t.Helper()
+	_, err := chromedp.Call(p.ctx, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
+		MatchedNetworkConditions: []*network.Conditions{{Offline: offline, DownloadThroughput: -1, UploadThroughput: upload}},
+	})
+	check(t, err)
+	_, err = chromedp.Call(p.ctx, network.OverrideNetworkState, network.OverrideNetworkStateParams{
+		Offline: offline, DownloadThroughput: -1, UploadThroughput: upload,
+	})
+	check(t, err)
+}
+
+// phone and desk are how wide a page is shown. 360 CSS pixels are the narrowest phones in use.
+const (
+	phone = 360
+	desk  = 1024
+)
+
+// setWidth shows the page as wide as that.
+func (p *tab) setWidth(t testing.TB, width int64) {
+	t.Helper()
+	p.do(t, chromedp.EmulateViewport(width, 800))
+}
+
+// press presses and releases keys, of package kb or letters, one after the other.
+func (p *tab) press(t testing.TB, keys ...string) {
+	t.Helper()
+	for _, key := range keys {
+		p.do(t, chromedp.KeyEvent(key))
+	}
+}
+
+// tabTo moves the focus on with the Tab key until it is on what a CSS selector says. It fails if it gets round to where it began,
+// and if an element that has the focus on the way doesn't show it.
+func (p *tab) tabTo(t testing.TB, selector string) {
+	t.Helper()
+	for range 60 {
+		p.press(t, kb.Tab)
+		p.assertFocusShows(t)
+		if inPage[bool](t, p, `document.activeElement.matches(`+quoteJS(selector)+`)`) {
+			return
+		}
+	}
+	t.Fatalf("the Tab key doesn't lead to %s; the page shows:\n%s", selector, p.text())
+}
+
+// assertFocusShows fails the test if a person can't see which element has the focus.
+func (p *tab) assertFocusShows(t testing.TB) {
+	t.Helper()
+	const script = `(() => {
+		const e = document.activeElement, s = getComputedStyle(e), box = e.getBoundingClientRect();
+		if (e === document.body || e === document.documentElement) return '';
+		const ringed = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 || s.boxShadow !== 'none';
+		const inView = box.width > 0 && box.height > 0 && box.bottom > 0 && box.top < innerHeight;
+		return ringed && inView ? '' : e.outerHTML.slice(0, 200) + ' outline ' + s.outline + ' at ' + JSON.stringify(box);
+	})()`
+	if hidden := inPage[string](t, p, script); hidden != "" {
+		t.Errorf("the focus can't be seen on %s", hidden)
+	}
+}
+
+// quoteJS returns a text as a JavaScript string.
+func quoteJS(text string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`).Replace(text) + "'"
+}
+
+// axeScript returns axe-core, which finds faults of accessibility.
+var axeScript = sync.OnceValues(func() (string, error) {
+	root, err := caddybin.Root()
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(root, "integration", "browser", "node_modules", "axe-core", "axe.min.js"))
+	return string(text), err
+})
+
+// axe has axe-core look at the page as it is. rules are its names of rules; without, it applies all for WCAG 2.2 AA and its own best
+// practices. It goes in past the page's policy, which lets no script from outside run.
+func (p *tab) axe(t testing.TB, state string, rules ...string) {
+	t.Helper()
+	script, err := axeScript()
+	needs(t, "axe-core (npm ci --prefix integration/browser)", err)
+	if !inPage[bool](t, p, `'axe' in window`) {
+		p.do(t, chromedp.Evaluate[chromedp.Void](script+"\n;0"))
+	}
+	options := `{resultTypes: ['violations']}`
+	if len(rules) > 0 {
+		options = fmt.Sprintf(`{resultTypes: ['violations'], runOnly: %s}`, "['"+strings.Join(rules, "', '")+"']")
+	}
+	violations := inPage[[]string](t, p, `axe.run(document, `+options+`).then(r => r.violations.map(v =>
+		v.id + ' (' + v.impact + '): ' + v.nodes.map(n => n.target.join(' ') + ': ' + n.failureSummary).join('; ')))`)
+	for _, v := range violations {
+		t.Errorf("%s: axe-core finds %s", state, v)
+	}
+}
+
+// assertFits fails the test if the page must be moved sideways to be read.
+func (p *tab) assertFits(t testing.TB, state string) {
+	t.Helper()
+	const script = `[...document.querySelectorAll('body *')].filter(e => document.scrollingElement.scrollWidth > innerWidth
+		&& e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 120))
+		.concat(document.scrollingElement.scrollWidth > innerWidth ? [document.scrollingElement.scrollWidth + ' > ' + innerWidth] : [])`
+	if wide := inPage[[]string](t, p, script); len(wide) > 0 {
+		t.Errorf("%s: the page is too wide: %s", state, strings.Join(wide, "\n"))
+	}
+}
+
+// assertSound looks at the page's present state as everybody may see it: wide and on a phone, light and dark. It leaves the page as
+// it was opened.
+func (p *tab) assertSound(t testing.TB, state string) {
+	t.Helper()
+	p.axe(t, state)
+	p.setMedia(t, "prefers-color-scheme", "dark", "prefers-reduced-motion", "reduce")
+	p.axe(t, state+", dark", "color-contrast")
+	p.setWidth(t, phone)
+	p.assertFits(t, state+", on a phone")
+	p.axe(t, state+", dark, on a phone")
+	p.setMedia(t)
+	p.setWidth(t, desk)
+}
+
+// screenshot keeps a picture of the page in the folder that OZ_SCREENSHOTS names, if it names one.
+func (p *tab) screenshot(t testing.TB, name string) {
+	t.Helper()
+	folder := os.Getenv("OZ_SCREENSHOTS")
+	if folder == "" {
+		return
+	}
+	if !filepath.IsAbs(folder) { // tests run in their package's folder
+		root, err := caddybin.Root()
+		check(t, err)
+		folder = filepath.Join(root, folder)
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	check(t, err)
+	check(t, os.MkdirAll(folder, 0o755))
+	check(t, os.WriteFile(filepath.Join(folder, name+".png"), picture, 0o644))
+}
