@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -354,4 +356,96 @@ func (p *tab) screenshot(t testing.TB, name string) {
 	check(t, err)
 	check(t, os.MkdirAll(folder, 0o755))
 	check(t, os.WriteFile(filepath.Join(folder, name+".png"), picture, 0o644))
+}
+
+// relay passes bytes on, as a network does. It can break.
+type relay struct {
+	Addr string
+
+	mu     sync.Mutex
+	broken bool
+	left   int // bytes from clients until it breaks; -1: any number
+	conns  map[net.Conn]bool
+}
+
+// startRelay starts a relay to an address that works until the test ends or breaks it.
+func startRelay(t testing.TB, to string) *relay {
+	t.Helper()
+	r := &relay{left: -1, conns: map[net.Conn]bool{}}
+	r.Addr = startServer(t, func(client net.Conn) { r.pass(client, to) })
+	return r
+}
+
+func (r *relay) pass(client net.Conn, to string) {
+	if !r.has(client) {
+		return
+	}
+	defer r.forget(client)
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		io.Copy(client, server)
+		client.Close()
+	}()
+	piece := make([]byte, 16<<10)
+	for {
+		n, err := client.Read(piece)
+		if err != nil || !r.lets(n) {
+			return
+		}
+		if _, err := server.Write(piece[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// has notes a connection, if there is a network for it.
+func (r *relay) has(client net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.broken {
+		r.conns[client] = true
+	}
+	return !r.broken
+}
+
+func (r *relay) forget(client net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, client)
+}
+
+// lets counts n bytes, and reports whether they get through. With the last that do, everything breaks.
+func (r *relay) lets(n int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.broken:
+	case r.left < 0:
+	case r.left > n:
+		r.left -= n
+	default:
+		r.broken = true
+		for client := range r.conns {
+			client.Close()
+		}
+	}
+	return !r.broken
+}
+
+// breakAfter breaks the network once clients have sent so many bytes more.
+func (r *relay) breakAfter(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = n
+}
+
+// mend lets new connections through.
+func (r *relay) mend() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken, r.left = false, -1
 }
