@@ -70,7 +70,7 @@ func TestExampleIsFormatted(t *testing.T) {
 	}
 }
 
-func exampleFile(t *testing.T) string {
+func exampleFile(t testing.TB) string {
 	t.Helper()
 	root, err := caddybin.Root()
 	check(t, err)
