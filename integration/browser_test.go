@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/chromedp"
@@ -70,7 +69,7 @@ func (d *demoRun) insecure() string { return "http://phone.example:" + portOf(d.
 func startDemoRun(t testing.TB) *demoRun {
 	t.Helper()
 	program(t, "chromium") // before anything is started in vain
-	d := &demoRun{app: &demoApp{}, oz: startSandbox(t, sandbox.Options{BestShotSize: 400 << 10, AnalysisTime: 200 * time.Millisecond, Parallel: 3})}
+	d := &demoRun{app: &demoApp{}, oz: startSandbox(t, sandbox.Options{BestShotSize: 400 << 10, Parallel: 3})}
 	server := httptest.NewUnstartedServer(d.app)
 	t.Cleanup(server.Close)
 	example, err := os.ReadFile(exampleFile(t))
@@ -112,10 +111,10 @@ func (d *demoRun) openPage(t testing.TB, origin, expected string) *tab {
 
 // shown is what a person sees on the page of a case that has ended.
 type shown struct {
-	Decision, Problem, Status, Tries    string
-	Verdict, Class, Meaning, Advice     string
-	Phases                              []string
-	Headers, Answer, Focus, Phase, Note string
+	Decision, Problem, Status, Tries     string
+	Verdict, Class, Meaning, Advice      string
+	Phases                               []string
+	Steps, Headers, Answer, Focus, Phase string
 }
 
 const (
@@ -134,7 +133,7 @@ func (p *tab) look(t testing.TB) shown {
 			Verdict: seen('verdict'), Class: id('verdict').className, Meaning: seen('meaning'), Advice: seen('advice'),
 			Phases: [...document.querySelectorAll('#steps > li')].map(li => li.dataset.phase),
 			Headers: seen('headers'), Answer: id('answer').textContent, Focus: document.activeElement.id, Phase: seen('phase'),
-			Note: seen('steps'),
+			Steps: seen('steps'),
 		};
 	})()`)
 }
@@ -244,7 +243,7 @@ func (want browserCase) assertApp(t testing.TB, c came) {
 		t.Fatalf("the app got %d requests, want 1", len(c.app))
 	}
 	r := c.app[0]
-	if r.Value("X-Oz-Decision") != want.app || r.Value("Sec-Fetch-Mode") != "cors" || r.Value("Content-Type") != "application/json" ||
+	if r.Value("X-Oz-Decision") != want.app || !strings.Contains(r.Value("User-Agent"), "Chrome/") || r.Value("Content-Type") != "application/json" ||
 		!gjson.ValidBytes(r.Body) || bytes.Contains(r.Body, []byte("image_b64")) {
 		t.Errorf("the app got:\n%s\n%.1000s", r.Raw(), r.Body)
 	}
@@ -290,6 +289,12 @@ func TestBrowser(t *testing.T) {
 			}
 			assertBrowserSpoke(t, d.caddyProc, proto.name)
 		})
+	}
+	for name, part := range map[string]func(*testing.T, *demoRun){
+		"camera": testBrowserCamera, "keyboard": testBrowserKeyboard, "lost": testBrowserLost, "offline": testBrowserOffline, "slow": testBrowserSlow,
+		"flood": testBrowserFlood,
+	} {
+		t.Run(name, func(t *testing.T) { part(t, d) })
 	}
 	for i, r := range d.oz.Received() {
 		if len(r.Header["Cookie"])+len(r.Header["Origin"])+len(r.Header["Referer"]) > 0 {

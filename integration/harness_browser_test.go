@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -216,16 +218,20 @@ func (p *tab) setMedia(t testing.TB, features ...string) {
 	check(t, err)
 }
 
-// setNetwork slows the way to the server down to so many bytes a second upwards, or cuts it.
+// conditions are those of Network.emulateNetworkConditions. Its successor asks for other parameters in each version of Chromium.
+type conditions struct {
+	Offline  bool    `json:"offline"`
+	Latency  float64 `json:"latency"`
+	Download float64 `json:"downloadThroughput"`
+	Upload   float64 `json:"uploadThroughput"`
+}
+
+var setConditions = cdp.Command[conditions, cdp.Empty]{Method: "Network.emulateNetworkConditions"}
+
+// setNetwork slows the way to the server down to so many bytes a second upwards, -1 for any number, or cuts it.
 func (p *tab) setNetwork(t testing.TB, offline bool, upload float64) {
 	t.Helper()
-	_, err := chromedp.Call(p.ctx, network.EmulateNetworkConditionsByRule, network.EmulateNetworkConditionsByRuleParams{
-		MatchedNetworkConditions: []*network.Conditions{{Offline: offline, DownloadThroughput: -1, UploadThroughput: upload}},
-	})
-	check(t, err)
-	_, err = chromedp.Call(p.ctx, network.OverrideNetworkState, network.OverrideNetworkStateParams{
-		Offline: offline, DownloadThroughput: -1, UploadThroughput: upload,
-	})
+	_, err := chromedp.Call(p.ctx, setConditions, conditions{Offline: offline, Download: -1, Upload: upload})
 	check(t, err)
 }
 
@@ -330,6 +336,9 @@ func (p *tab) assertSound(t testing.TB, state string) {
 	t.Helper()
 	p.axe(t, state)
 	p.setMedia(t, "prefers-color-scheme", "dark", "prefers-reduced-motion", "reduce")
+	if n := inPage[int](t, p, `document.getAnimations().length`); n > 0 {
+		t.Errorf("%s: %d animations for somebody who wants none", state, n)
+	}
 	p.axe(t, state+", dark", "color-contrast")
 	p.setWidth(t, phone)
 	p.assertFits(t, state+", on a phone")
@@ -364,7 +373,8 @@ type relay struct {
 
 	mu     sync.Mutex
 	broken bool
-	left   int // bytes from clients until it breaks; -1: any number
+	word   string // after which bytes are counted; empty: they are
+	left   int    // bytes from clients until it breaks; -1: any number
 	conns  map[net.Conn]bool
 }
 
@@ -393,7 +403,7 @@ func (r *relay) pass(client net.Conn, to string) {
 	piece := make([]byte, 16<<10)
 	for {
 		n, err := client.Read(piece)
-		if err != nil || !r.lets(n) {
+		if err != nil || !r.lets(piece[:n]) {
 			return
 		}
 		if _, err := server.Write(piece[:n]); err != nil {
@@ -418,15 +428,17 @@ func (r *relay) forget(client net.Conn) {
 	delete(r.conns, client)
 }
 
-// lets counts n bytes, and reports whether they get through. With the last that do, everything breaks.
-func (r *relay) lets(n int) bool {
+// lets reports whether bytes of a client get through. With the last that may, everything breaks.
+func (r *relay) lets(piece []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.word != "" && bytes.Contains(piece, []byte(r.word)) {
+		r.word = ""
+	}
 	switch {
-	case r.broken:
-	case r.left < 0:
-	case r.left > n:
-		r.left -= n
+	case r.broken || r.word != "" || r.left < 0:
+	case r.left > len(piece):
+		r.left -= len(piece)
 	default:
 		r.broken = true
 		for client := range r.conns {
@@ -436,16 +448,16 @@ func (r *relay) lets(n int) bool {
 	return !r.broken
 }
 
-// breakAfter breaks the network once clients have sent so many bytes more.
-func (r *relay) breakAfter(n int) {
+// breakAfter breaks the network so many bytes after clients have sent a word.
+func (r *relay) breakAfter(word string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.left = n
+	r.word, r.left = word, n
 }
 
 // mend lets new connections through.
 func (r *relay) mend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.broken, r.left = false, -1
+	r.broken, r.word, r.left = false, "", -1
 }
