@@ -147,7 +147,7 @@ func testBrowserFlood(t *testing.T, d *demoRun) {
 	p.assertSound(t, "flood")
 	d.analysisTime(0)
 
-	p.await(t, isResult+` && document.getElementById('result').dataset.decision === 'SUCCESS'`)
+	p.await(t, `document.body.dataset.state === 'decided' && document.getElementById('result').dataset.decision === 'SUCCESS'`)
 	got := p.look(t)
 	if got.Tries < "2" || !slices.Equal(got.Phases[:4], []string{"token", "capture", "capsule", "flood"}) || slices.Contains(got.Phases[4:], "capture") {
 		t.Errorf("the page shows %+v", got)

@@ -117,10 +117,8 @@ type shown struct {
 	Steps, Headers, Answer, Focus, Phase string
 }
 
-const (
-	isIdle   = `!('busy' in document.body.dataset)`
-	isResult = isIdle + ` && !document.getElementById('result').hidden`
-)
+// isOver holds when a case has ended, with or without an answer.
+const isOver = `['decided', 'failed'].includes(document.body.dataset.state)`
 
 // look returns what the page shows.
 func (p *tab) look(t testing.TB) shown {
@@ -153,7 +151,7 @@ func (d *demoRun) watch(t testing.TB, p *tab, posts int, do func()) (c came) {
 	before, accessed, decided := d.counts(t), len(d.logLines(isPost...)), len(d.logLines(isDecided))
 	d.app.take()
 	do()
-	p.await(t, isResult)
+	p.await(t, isOver)
 	c.page, c.app = p.look(t), d.app.take()
 	d.waitForLogs(t, accessed+posts, isPost...) // the access log comes last: then everything else is written
 	if n := len(d.logLines(isPost...)) - accessed; n != posts {
@@ -181,18 +179,19 @@ type browserCase struct {
 	refused string   // the problem, where nothing was decided
 	app     string   // the decision that the app gets; empty: the app isn't asked
 	page    shown    // in part: what is empty isn't compared, but decision and problem are
+	sound   bool     // what the page shows then is looked at in each colour and width; with OZ_ALL_TESTS it always is
 }
 
 var browserCases = []browserCase{
-	{name: "SUCCESS", decided: []string{"SUCCESS"}, app: "SUCCESS",
+	{name: "SUCCESS", decided: []string{"SUCCESS"}, app: "SUCCESS", sound: true,
 		page: shown{Decision: "SUCCESS", Status: "200", Class: "good", Verdict: "SUCCESS: welcome"}},
-	{name: "DECLINED", decided: []string{"DECLINED"}, app: "DECLINED",
+	{name: "DECLINED", decided: []string{"DECLINED"}, app: "DECLINED", sound: true,
 		page: shown{Decision: "DECLINED", Status: "403", Class: "bad", Verdict: "DECLINED: no entry"}},
 	{name: "OPERATOR_REQUIRED", decided: []string{"OPERATOR_REQUIRED"}, app: "OPERATOR_REQUIRED",
 		page: shown{Decision: "OPERATOR_REQUIRED", Status: "403", Class: "wait", Verdict: "OPERATOR_REQUIRED: no entry"}},
 	{name: "FAILED", decided: []string{"FAILED analysis_failed"}, app: "FAILED",
 		page: shown{Decision: "FAILED", Status: "403", Class: "bad", Verdict: "FAILED: no entry"}},
-	{name: "damaged", decided: []string{"INVALID container"}, page: shown{Problem: "container", Status: "400"}},
+	{name: "damaged", decided: []string{"INVALID container"}, sound: true, page: shown{Problem: "container", Status: "400"}},
 	{name: "empty", refused: "empty-capsule", page: shown{Problem: "empty-capsule", Status: "400"}},
 	{name: "replayed", decided: []string{"SUCCESS", "INVALID replayed"}, app: "SUCCESS", page: shown{Problem: "replayed", Status: "409"}},
 	{name: "oz-error", decided: []string{"UNAVAILABLE unexpected_status"}, page: shown{Problem: "unexpected_status", Status: "502"}},
@@ -266,6 +265,10 @@ func TestBrowser(t *testing.T) {
 	t.Parallel()
 	d := startDemoRun(t)
 	t.Run("tab", func(t *testing.T) { testTabNoticesFaults(t, d.chromium) })
+	t.Run("axe-core", func(t *testing.T) {
+		_, err := axeScript()
+		needs(t, "axe-core (npm ci --prefix integration/browser)", err)
+	})
 	for _, proto := range []struct {
 		name, alpn, origin string
 		cases              []browserCase
@@ -276,10 +279,18 @@ func TestBrowser(t *testing.T) {
 	} {
 		t.Run(proto.name, func(t *testing.T) {
 			p := d.openPage(t, proto.origin, `network error: .* status of (40[0-9]|502) .*/verify\)`)
+			if proto.alpn == "h2" {
+				p.screenshot(t, "demo-start")
+				p.assertSound(t, "start")
+			}
 			for _, test := range proto.cases {
 				t.Run(test.name, func(t *testing.T) {
 					posts := max(1, len(test.decided))
 					test.assert(t, d.watch(t, p, posts, func() { p.do(t, chromedp.Click(chromedp.CSS(button(test.name)))) }))
+					if proto.alpn == "h2" && (test.sound || allTests) {
+						p.picture(t, test.name)
+						p.assertSound(t, test.name)
+					}
 				})
 			}
 			for _, a := range p.answersTo("/verify") {

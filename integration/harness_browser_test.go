@@ -304,7 +304,9 @@ var axeScript = sync.OnceValues(func() (string, error) {
 func (p *tab) axe(t testing.TB, state string, rules ...string) {
 	t.Helper()
 	script, err := axeScript()
-	needs(t, "axe-core (npm ci --prefix integration/browser)", err)
+	if err != nil {
+		return // TestBrowser/axe-core is skipped, or fails
+	}
 	if !inPage[bool](t, p, `'axe' in window`) {
 		p.do(t, chromedp.Evaluate[chromedp.Void](script+"\n;0"))
 	}
@@ -342,6 +344,22 @@ func (p *tab) assertSound(t testing.TB, state string) {
 	p.assertFits(t, state+", on a phone")
 	p.axe(t, state+", dark, on a phone")
 	p.setMedia(t)
+	p.setWidth(t, desk)
+}
+
+// picture keeps pictures of the result of a case: as most people see it, dark, and on a phone.
+func (p *tab) picture(t testing.TB, name string) {
+	t.Helper()
+	if os.Getenv("OZ_SCREENSHOTS") == "" {
+		return
+	}
+	name = "demo-" + strings.ToLower(name)
+	p.screenshot(t, name)
+	p.setMedia(t, "prefers-color-scheme", "dark")
+	p.screenshot(t, name+"-dark")
+	p.setWidth(t, phone)
+	p.setMedia(t)
+	p.screenshot(t, name+"-phone")
 	p.setWidth(t, desk)
 }
 

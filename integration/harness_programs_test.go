@@ -6,6 +6,9 @@ import (
 	"testing"
 )
 
+// allTests says that nothing may be left out, as in CI.
+var allTests = os.Getenv("OZ_ALL_TESTS") != ""
+
 // program returns the path of a program that a test needs beside Go. On a machine without it the test is skipped, so that go test
 // ./... needs only Go; with OZ_ALL_TESTS set, as in CI, it fails.
 func program(t testing.TB, name string) string {
@@ -28,7 +31,7 @@ func needs(t testing.TB, name string, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case os.Getenv("OZ_ALL_TESTS") != "":
+	case allTests:
 		t.Fatalf("%s is needed for this test: %v", name, err)
 	default:
 		t.Skipf("%s is needed for this test and not there; with OZ_ALL_TESTS set that is a failure", name)
