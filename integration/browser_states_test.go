@@ -12,6 +12,25 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
+// TestBrowserStates promises the same to people whose camera, hands or network aren't as the page would like them.
+func TestBrowserStates(t *testing.T) {
+	t.Parallel()
+	d := startDemoRun(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *demoRun)
+	}{
+		{"camera", testBrowserCamera},
+		{"keyboard", testBrowserKeyboard},
+		{"slow", testBrowserSlow},
+		{"lost", testBrowserLost},
+		{"offline", testBrowserOffline},
+		{"flood", testBrowserFlood},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.test(t, d) })
+	}
+}
+
 // testBrowserCamera promises a decision to people without a camera, too: they refused it, have none, or opened the page without TLS.
 func testBrowserCamera(t *testing.T, d *demoRun) {
 	for _, test := range []struct {
@@ -198,4 +217,25 @@ func (p *tab) fact(t testing.TB, name string) string {
 func (p *tab) awaitFact(t testing.TB, name, pattern string) {
 	t.Helper()
 	p.await(t, `/`+pattern+`/.test(document.querySelector('[data-fact="`+name+`"]')?.textContent)`)
+}
+
+// newcomer is how long somebody who has started the demo waits for a decision at most, from opening the page.
+const newcomer = 10 * time.Second
+
+// decideInBrowser promises a newcomer with a camera a decision at the first click, and soon.
+func (x *xcaddyRun) decideInBrowser(t *testing.T) {
+	origin := x.here.Replace("http://localhost:8080")
+	p := openTab(t, startBrowser(t, fakeCamera), origin, "")
+	p.setCamera(t, browser.PermissionSettingGranted)
+	start := time.Now()
+	p.do(t, chromedp.Navigate(origin+"/"), chromedp.Click(chromedp.ID("go")))
+	p.await(t, isOver)
+	took := time.Since(start)
+	if got := p.look(t); got.Verdict != "SUCCESS: welcome" || !strings.Contains(got.Steps, "Recorded the camera") {
+		t.Errorf("the page shows %+v", got)
+	}
+	t.Logf("from opening the page to the decision: %s", took.Round(time.Millisecond))
+	if took > newcomer {
+		t.Errorf("that took %s, want at most %s", took, newcomer)
+	}
 }

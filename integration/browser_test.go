@@ -82,8 +82,7 @@ func startDemoRun(t testing.TB) *demoRun {
 	})
 	server.Start()
 	d.chromium = startBrowser(t, append(quicTo(t, d.caddyProc, d.HTTPS),
-		chromedp.Flag("use-fake-device-for-media-stream", "device-count=1,fps=10"),
-		chromedp.Flag("host-resolver-rules", "MAP phone.example 127.0.0.1"))...)
+		fakeCamera, chromedp.Flag("host-resolver-rules", "MAP phone.example 127.0.0.1"))...)
 	return d
 }
 
@@ -300,12 +299,6 @@ func TestBrowser(t *testing.T) {
 			}
 			assertBrowserSpoke(t, d.caddyProc, proto.name)
 		})
-	}
-	for name, part := range map[string]func(*testing.T, *demoRun){
-		"camera": testBrowserCamera, "keyboard": testBrowserKeyboard, "lost": testBrowserLost, "offline": testBrowserOffline, "slow": testBrowserSlow,
-		"flood": testBrowserFlood,
-	} {
-		t.Run(name, func(t *testing.T) { part(t, d) })
 	}
 	for i, r := range d.oz.Received() {
 		if len(r.Header["Cookie"])+len(r.Header["Origin"])+len(r.Header["Referer"]) > 0 {

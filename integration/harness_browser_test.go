@@ -49,6 +49,9 @@ func startBrowser(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Co
 	return browser
 }
 
+// fakeCamera gives Chromium a camera, which shows a clock. Whether a page may use it, its tab says.
+var fakeCamera = chromedp.Flag("use-fake-device-for-media-stream", "device-count=1,fps=10")
+
 // quicTo has Chromium speak HTTP/3, and nothing else, to these addresses of a Caddy, with the test's certificate: Chromium asks more
 // of a certificate over QUIC than IgnoreCertErrors forgives.
 func quicTo(t testing.TB, p *caddyProc, addresses ...string) []chromedp.ExecAllocatorOption {
