@@ -92,7 +92,7 @@ func testBrowserKeyboard(t *testing.T, d *demoRun) {
 func testBrowserLost(t *testing.T, d *demoRun) {
 	network := startRelay(t, d.HTTP)
 	p := d.openPage(t, "http://"+network.Addr, `network error: .* net::ERR_`)
-	network.breakAfter("POST /verify", 20<<10)
+	network.breakAfter("POST /verify", leastCapsule/2)
 	d.oz.Forget()
 	c := d.watch(t, p, 1, func() { p.do(t, chromedp.Click(chromedp.ID("go"))) })
 	got := c.page
@@ -127,7 +127,7 @@ func testBrowserOffline(t *testing.T, d *demoRun) {
 // testBrowserSlow promises that somebody on a slow network sees how far the upload is.
 func testBrowserSlow(t *testing.T, d *demoRun) {
 	p := d.openPage(t, d.overHTTP1(), "")
-	p.setNetwork(t, false, 40<<10)
+	p.setNetwork(t, false, leastCapsule)
 	c := d.watch(t, p, 1, func() {
 		p.do(t, chromedp.Click(chromedp.ID("go")))
 		p.await(t, `document.getElementById('phase').textContent.startsWith('Recording')`)
@@ -162,9 +162,13 @@ func testBrowserFlood(t *testing.T, d *demoRun) {
 	}
 	p.awaitFact(t, "slots", `^3 of 3$`)
 	p.awaitFact(t, "queue", `^[1-9]\d* of 12$`)
-	p.screenshot(t, "demo-flood")
-	p.assertSound(t, "flood")
+	p.do(t, chromedp.Click(chromedp.ID("pause")))
+	p.await(t, `document.getElementById('live').dataset.state === 'paused' && document.getElementById('pause').ariaPressed === 'true'`)
 	d.analysisTime(0)
+	p.screenshot(t, "demo-flood", "#result", desk, 800)
+	p.darkScreenshot(t, "demo-flood-dark", "#result", desk, 800)
+	p.assertSound(t, "flood")
+	p.do(t, chromedp.Click(chromedp.ID("pause")))
 
 	p.await(t, `document.body.dataset.state === 'decided' && document.getElementById('result').dataset.decision === 'SUCCESS'`)
 	got := p.look(t)
@@ -180,10 +184,6 @@ func testBrowserFlood(t *testing.T, d *demoRun) {
 	p.await(t, `document.getElementById('flood-note').textContent.includes('40 of 40')`)
 	p.awaitFact(t, "slots", `^0 of 3$`)
 	p.await(t, `Number(document.querySelector('[data-fact="decision-SUCCESS"]').textContent) === `+before+` + 41`)
-	p.do(t, chromedp.Click(chromedp.ID("pause")))
-	p.await(t, `document.getElementById('live').dataset.state === 'paused' && document.getElementById('pause').ariaPressed === 'true'`)
-	p.do(t, chromedp.Click(chromedp.ID("pause")))
-	p.await(t, `document.getElementById('live').dataset.state === 'on'`)
 }
 
 // assertServedLast fails the test unless the page's last requests to /verify were refused for want of capacity, and only the very last

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"image/png"
 	"io"
 	"net"
 	"net/url"
@@ -350,40 +351,49 @@ func (p *tab) assertSound(t testing.TB, state string) {
 	p.setWidth(t, desk)
 }
 
-// picture keeps pictures of the result of a case: as most people see it, dark, and on a phone.
-func (p *tab) picture(t testing.TB, name string) {
-	t.Helper()
-	if os.Getenv("OZ_SCREENSHOTS") == "" {
-		return
-	}
-	name = "demo-" + strings.ToLower(name)
-	p.screenshot(t, name)
-	p.setMedia(t, "prefers-color-scheme", "dark")
-	p.screenshot(t, name+"-dark")
-	p.setWidth(t, phone)
-	p.setMedia(t)
-	p.screenshot(t, name+"-phone")
-	p.setWidth(t, desk)
-}
-
-// screenshot keeps a picture of the page in the folder that OZ_SCREENSHOTS names, if it names one.
-func (p *tab) screenshot(t testing.TB, name string) {
+// pictures is the folder where screenshots are kept, if anywhere: OZ_SCREENSHOTS, from the top folder.
+func pictures(t testing.TB) string {
 	t.Helper()
 	folder := os.Getenv("OZ_SCREENSHOTS")
+	if folder == "" || filepath.IsAbs(folder) {
+		return folder
+	}
+	root, err := caddybin.Root() // tests run in their package's folder
+	check(t, err)
+	return filepath.Join(root, folder)
+}
+
+// screenshot keeps a picture of the page, from an element downwards, as wide and high as that.
+func (p *tab) screenshot(t testing.TB, name, from string, width, height int64) {
+	t.Helper()
+	folder := pictures(t)
 	if folder == "" {
 		return
 	}
-	if !filepath.IsAbs(folder) { // tests run in their package's folder
-		root, err := caddybin.Root()
-		check(t, err)
-		folder = filepath.Join(root, folder)
-	}
+	p.do(t, chromedp.EmulateViewport(width, height))
+	p.await(t, `document.getAnimations().length === 0`)
+	p.do(t, chromedp.Evaluate[chromedp.Void](`scrollTo(0, document.querySelector(`+quoteJS(from)+`).getBoundingClientRect().top + scrollY - 16)`))
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
 	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
 	check(t, err)
+	p.setWidth(t, desk)
+
+	// Chromium compresses fast, not well.
+	img, err := png.Decode(bytes.NewReader(picture))
+	check(t, err)
+	var small bytes.Buffer
+	check(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, img))
 	check(t, os.MkdirAll(folder, 0o755))
-	check(t, os.WriteFile(filepath.Join(folder, name+".png"), picture, 0o644))
+	check(t, os.WriteFile(filepath.Join(folder, name+".png"), small.Bytes(), 0o644))
+}
+
+// darkScreenshot does the same for people who prefer dark colours.
+func (p *tab) darkScreenshot(t testing.TB, name, from string, width, height int64) {
+	t.Helper()
+	p.setMedia(t, "prefers-color-scheme", "dark")
+	p.screenshot(t, name, from, width, height)
+	p.setMedia(t)
 }
 
 // relay passes bytes on, as a network does. It can break.
