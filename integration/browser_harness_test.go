@@ -57,6 +57,9 @@ func testTabNoticesFaults(t *testing.T, chromium context.Context) {
 		"width":    func(t testing.TB) { p.setWidth(t, phone); p.assertFits(t, "bad") },
 		"focus":    func(t testing.TB) { p.tabTo(t, "button") },
 	} {
+		if _, err := axeScript(); err != nil && name == "contrast" {
+			continue // TestBrowser/axe-core is skipped, or fails
+		}
 		fake := &recordingTB{TB: t}
 		if look(fake); fake.errors == 0 {
 			t.Errorf("%s: the fault isn't found", name)
