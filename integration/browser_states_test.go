@@ -94,6 +94,7 @@ func testBrowserKeyboard(t *testing.T, d *demoRun) {
 func testBrowserLost(t *testing.T, d *demoRun) {
 	network := startRelay(t, d.HTTP)
 	p := d.openPage(t, "http://"+network.Addr, `network error: .* net::ERR_`)
+	p.setNetwork(t, false, leastCapsule) // else the whole capsule is in the buffers of sockets before anything breaks
 	network.breakAfter("POST /verify", leastCapsule/2)
 	d.oz.Forget()
 	c := d.watch(t, p, 1, func() { p.do(t, chromedp.Click(chromedp.ID("go"))) })
@@ -106,6 +107,7 @@ func testBrowserLost(t *testing.T, d *demoRun) {
 	}
 	p.assertSound(t, "connection lost")
 	network.mend()
+	p.setNetwork(t, false, -1)
 	c = d.watch(t, p, 1, func() { p.do(t, chromedp.Click(chromedp.ID("again"))) })
 	browserCases[0].assert(t, c)
 	if want := []string{"upload", "wait", "decision"}; !slices.Equal(c.page.Phases, want) {

@@ -209,6 +209,7 @@ var moreBrowserCases = []browserCase{
 	{name: "garbled", decided: []string{"INVALID container"}, page: shown{Problem: "container", Status: "400"}},
 	{name: "oz-garbage", decided: []string{"UNAVAILABLE malformed_answer"}, page: shown{Problem: "malformed_answer", Status: "502"}},
 	{name: "oz-cut", decided: []string{"UNAVAILABLE malformed_answer"}, page: shown{Problem: "malformed_answer", Status: "502"}},
+	{name: "lost", refused: "client-gone", page: shown{Problem: "network", Status: "0"}},
 	{name: "oz-lost", decided: []string{"UNAVAILABLE connection_lost"}, page: shown{Problem: "connection_lost", Status: "502"}},
 }
 
