@@ -201,6 +201,28 @@ func (p *tab) await(t testing.TB, condition string) {
 	})`)
 }
 
+// moment is what the page shows for a moment.
+type moment struct {
+	State, Problem, Status, Advice string
+	Progress                       float64 // of the upload, in percent
+}
+
+// note has the page note what it shows from now on, each time that it changes: on a busy machine a moment can be over before a test
+// has asked for it.
+func (p *tab) note(t testing.TB) {
+	t.Helper()
+	p.do(t, chromedp.Evaluate[chromedp.Void](`window.moments = [], new MutationObserver(() => {
+		const id = name => document.getElementById(name), {problem, status} = id('result').dataset;
+		moments.push({state: document.body.dataset.state, problem, status, advice: id('advice').textContent, progress: id('progress').value});
+	}).observe(document, {subtree: true, childList: true, attributes: true, characterData: true}), 0`))
+}
+
+// hadMoment reports whether the page showed something since it began to note it.
+func (p *tab) hadMoment(t testing.TB, is func(moment) bool) bool {
+	t.Helper()
+	return slices.ContainsFunc(inPage[[]moment](t, p, `moments`), is)
+}
+
 // setCamera says whether the person lets the page use the camera.
 func (p *tab) setCamera(t testing.TB, setting browser.PermissionSetting) {
 	t.Helper()
