@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
@@ -169,7 +171,9 @@ func (p *tab) do(t testing.TB, steps ...chromedp.Action[chromedp.Void]) {
 
 // text returns what the page shows, for a test that fails.
 func (p *tab) text() string {
-	text, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.body.innerText`))
+	ctx, cancel := context.WithTimeout(p.ctx, 2*time.Second)
+	defer cancel()
+	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))
 	if err != nil {
 		return err.Error()
 	}
@@ -183,7 +187,9 @@ func inPage[T any](t testing.TB, p *tab, expression string) T {
 	defer cancel()
 	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 	if err != nil {
-		t.Fatalf("%s: %v; the page shows:\n%s", expression, err, p.text())
+		_, condition, _ := strings.Cut(expression, "holds = () => ") // of await
+		first, _, _ := strings.Cut(cmp.Or(condition, expression), "\n")
+		t.Fatalf("%s: %v; the page shows:\n%s", first, err, p.text())
 	}
 	return value
 }
