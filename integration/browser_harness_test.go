@@ -18,7 +18,7 @@ const badPage = `<!doctype html><html lang="en"><title>Bad</title><style>button 
 
 // testTabNoticesFaults shows the tab a page that does what no page may: a test that looks at the demo page must fail then.
 func testTabNoticesFaults(t *testing.T, chromium context.Context) {
-	elsewhere := httptest.NewServer(http.NotFoundHandler())
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	defer elsewhere.Close()
 	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -26,6 +26,8 @@ func testTabNoticesFaults(t *testing.T, chromium context.Context) {
 		io.WriteString(w, badPage)
 	}))
 	defer site.Close()
+	p := openTab(t, chromium, site.URL, "")
+	p.do(t, chromedp.Navigate(site.URL))
 	for name, test := range map[string]struct{ script, want string }{
 		"console":       {`console.log('hello', 7)`, `console.log: "hello" 7`},
 		"exception":     {`setTimeout(() => { throw new Error('boom') })`, "boom"},
@@ -34,10 +36,10 @@ func testTabNoticesFaults(t *testing.T, chromium context.Context) {
 		"network error": {`void fetch('http://` + deadAddress(t) + `').catch(() => 0)`, "ERR_CONNECTION_REFUSED"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fake := &recordingTB{TB: t}
-			p := openTab(fake, chromium, site.URL, "")
-			p.do(t, chromedp.Navigate(site.URL), chromedp.Evaluate[chromedp.Void](test.script+"; 0"))
+			defer p.forgive()
+			p.do(t, chromedp.Evaluate[chromedp.Void](test.script+"; 0"))
 			p.awaitFault(t, test.want)
+			fake := &recordingTB{TB: t}
 			if p.judge(fake, ""); fake.errors == 0 {
 				t.Error("the tab lets it pass")
 			}
@@ -50,8 +52,6 @@ func testTabNoticesFaults(t *testing.T, chromium context.Context) {
 			}
 		})
 	}
-	p := openTab(t, chromium, site.URL, "")
-	p.do(t, chromedp.Navigate(site.URL))
 	for name, look := range map[string]func(testing.TB){
 		"contrast": func(t testing.TB) { p.axe(t, "bad") },
 		"width":    func(t testing.TB) { p.setWidth(t, phone); p.assertFits(t, "bad") },
@@ -65,6 +65,13 @@ func testTabNoticesFaults(t *testing.T, chromium context.Context) {
 			t.Errorf("%s: the fault isn't found", name)
 		}
 	}
+}
+
+// forgive forgets what the page has done wrong.
+func (p *tab) forgive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
 }
 
 // awaitFault returns when the page has done something wrong.

@@ -40,21 +40,19 @@ func TestBrowserSeesRefusals(t *testing.T) {
 	x := startChain(t, sandbox.Options{AcceptAny: true}, `
 {$SITE} {
 	log
+	`+plainOnLocalhost+`
 	oz_instant /verify {$OZ} {
 		max_capsule 10MiB
 	}
 	reverse_proxy {$APP}
 }`)
-	for _, proto := range []struct {
-		name, url string
-		options   []chromedp.ExecAllocatorOption
-	}{
-		{"HTTP/1.1", "http://" + x.HTTP, nil},
-		{"HTTP/2.0", "https://" + x.HTTPS, nil},
-		{"HTTP/3.0", "https://" + x.HTTPS, quicTo(t, x.caddyProc, x.HTTPS)},
+	browser := startBrowser(t, quicTo(t, x.caddyProc, x.HTTPS)...)
+	for _, proto := range []struct{ name, url string }{
+		{"HTTP/1.1", "http://" + x.HTTP},
+		{"HTTP/2.0", "https://localhost:" + portOf(x.HTTPS)},
+		{"HTTP/3.0", "https://" + x.HTTPS},
 	} {
 		t.Run(proto.name, func(t *testing.T) {
-			browser := startBrowser(t, proto.options...)
 			ctx, cancel := context.WithTimeout(browser, patience)
 			defer cancel()
 			check(t, chromedp.Do(ctx, chromedp.Navigate(proto.url+"/page")))

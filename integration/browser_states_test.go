@@ -105,7 +105,7 @@ func testBrowserLost(t *testing.T, d *demoRun) {
 	if len(c.app)+len(c.decided) > 0 || len(c.counted) != 1 || c.counted[refusalsTotal+`{problem="client-gone"}`] != 1 {
 		t.Errorf("decided: %q, counted: %v, and the app got %d requests", c.decided, c.counted, len(c.app))
 	}
-	p.assertSound(t, "connection lost")
+	p.assertSoundInCI(t, "connection lost")
 	network.mend()
 	p.setNetwork(t, false, -1)
 	c = d.watch(t, p, 1, func() { p.do(t, chromedp.Click(chromedp.ID("again"))) })
@@ -123,7 +123,7 @@ func testBrowserOffline(t *testing.T, d *demoRun) {
 	if got := c.page; got.Problem != "offline" || got.Status != "0" || got.Class != "wait" || !strings.Contains(got.Verdict, "offline") || got.Focus != "verdict" {
 		t.Errorf("the page shows %+v", got)
 	}
-	p.assertSound(t, "offline")
+	p.assertSoundInCI(t, "offline")
 	p.setNetwork(t, false, -1)
 	browserCases[0].assert(t, d.watch(t, p, 1, func() { p.do(t, chromedp.Click(chromedp.ID("anew"))) }))
 }
@@ -136,7 +136,7 @@ func testBrowserSlow(t *testing.T, d *demoRun) {
 	c := d.watch(t, p, 1, func() {
 		p.do(t, chromedp.Click(chromedp.ID("go")))
 		p.await(t, `['capture', 'capsule', 'upload', 'wait'].includes(document.body.dataset.state) || `+isOver)
-		p.assertSound(t, "recording")
+		p.assertSoundInCI(t, "recording")
 		p.await(t, `document.body.dataset.state === 'upload' || `+isOver)
 		p.assertSound(t, "uploading")
 	})
