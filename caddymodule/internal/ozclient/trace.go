@@ -89,10 +89,15 @@ const clientFault = "client"
 func newPropagator() propagation.TextMapPropagator { return autoprop.NewTextMapPropagator() }
 
 // inject writes the context of the call's span into its header. Baggage is the
-// client's, and not for Oz.
+// client's, and not for Oz. So is a tracestate, of which up to 16 KiB are valid:
+// one that is too long to be passed on without tracing isn't with it either.
 func (c *Client) inject(ctx context.Context, to http.Header) (traced bool) {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
+	span := trace.SpanContextFromContext(ctx)
+	if !span.IsValid() {
 		return false
+	}
+	if state := span.TraceState().String(); state != "" && !traceable(state) {
+		ctx = trace.ContextWithSpanContext(ctx, span.WithTraceState(trace.TraceState{}))
 	}
 	c.propagator.Inject(baggage.ContextWithoutBaggage(ctx), propagation.HeaderCarrier(to))
 	return true

@@ -3,7 +3,9 @@ package ozclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/baggage"
@@ -98,6 +100,34 @@ func TestSpanNotSampled(t *testing.T) {
 	}
 	if header.Get("Baggage") != "" {
 		t.Errorf("Oz got %v", header)
+	}
+}
+
+// A client's tracestate goes on as far as it would without tracing.
+func TestTracestateIsBounded(t *testing.T) {
+	for members, passed := range map[int]bool{1: true, 3: false, 32: false} { // of 250 bytes and more each
+		var state trace.TraceState
+		for i := range members {
+			var err error
+			if state, err = state.Insert(fmt.Sprintf("vendor%d", i), strings.Repeat("x", 250)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remote := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceState: state, Remote: true})
+		ctx, server := sdktrace.NewTracerProvider().Tracer("server").Start(trace.ContextWithRemoteSpanContext(t.Context(), remote), "server")
+		defer server.End()
+		header := make(http.Header)
+		c := &Client{propagator: newPropagator()}
+		if !c.inject(ctx, header) || !strings.HasPrefix(header.Get("Traceparent"), "00-01000000") {
+			t.Errorf("%d members: Oz gets %v", members, header)
+		}
+		want := ""
+		if passed {
+			want = state.String()
+		}
+		if got := header.Get("Tracestate"); got != want {
+			t.Errorf("of %d bytes of tracestate Oz gets %d", len(state.String()), len(got))
+		}
 	}
 }
 
