@@ -71,24 +71,32 @@ func runStatus(cmd *cobra.Command, _ []string) error {
 	asJSON, _ := cmd.Flags().GetBool("json")
 	out := cmd.OutOrStdout()
 	board := diagnose.NewBoard(out)
-	a := askStatus(ctx, address)
+	q := &query{address: address, get: func() statusAnswer { return getStatus(address) }}
+	a := q.ask(ctx)
 	switch {
 	case watch && ctx.Err() != nil:
 		return nil
 	case a.err != nil: // a typo, rather than a gateway that will come
 		return a.err
 	case watch && asJSON:
-		return a.watch(ctx, address, func(a statusAnswer) error { return diagnose.WriteStatusLine(out, a.doc, a.err) })
+		return q.watch(ctx, a, func(a statusAnswer) error { return diagnose.WriteStatusLine(out, a.doc, a.err) })
 	case watch:
-		return a.watch(ctx, address, func(a statusAnswer) error { return board.Watch(a.status, a.err, time.Now()) })
+		return q.watch(ctx, a, func(a statusAnswer) error { return board.Watch(a.status, a.err, time.Now()) })
 	case asJSON:
 		return diagnose.WriteStatus(out, a.doc)
 	}
 	return board.Status(a.status, time.Now())
 }
 
+// query asks one gateway, again and again.
+type query struct {
+	address  string
+	get      func() statusAnswer
+	answered chan statusAnswer // of the call in progress; nil: there is none
+}
+
 // watch shows an answer and those that follow, until ctx ends.
-func (a statusAnswer) watch(ctx context.Context, address string, show func(statusAnswer) error) error {
+func (q *query) watch(ctx context.Context, a statusAnswer, show func(statusAnswer) error) error {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -97,7 +105,7 @@ func (a statusAnswer) watch(ctx context.Context, address string, show func(statu
 		}
 		select {
 		case <-tick.C:
-			a = askStatus(ctx, address)
+			a = q.ask(ctx)
 		case <-ctx.Done():
 		}
 	}
@@ -125,16 +133,21 @@ func adminAddress(cmd *cobra.Command) (string, error) {
 	return caddycmd.DetermineAdminAPIAddress("", config, file, adapter)
 }
 
-// askStatus asks once. Caddy's own call can't be ended, so that one without an
-// answer is left alone.
-func askStatus(ctx context.Context, address string) statusAnswer {
-	answered := make(chan statusAnswer, 1)
-	go func() { answered <- getStatus(address) }()
+// ask asks once. Caddy's own call can't be ended: while one has no answer the
+// next ask waits for the same. A gateway that hangs would otherwise get one more
+// connection every few seconds, until either side has no file descriptor left.
+func (q *query) ask(ctx context.Context) statusAnswer {
+	if q.answered == nil {
+		answered := make(chan statusAnswer, 1)
+		go func() { answered <- q.get() }()
+		q.answered = answered
+	}
 	select {
-	case a := <-answered:
+	case a := <-q.answered:
+		q.answered = nil
 		return a
 	case <-time.After(statusTimeout):
-		return statusAnswer{err: fmt.Errorf("the admin API at %s has not answered for %s", address, statusTimeout)}
+		return statusAnswer{err: fmt.Errorf("the admin API at %s has not answered for %s", q.address, statusTimeout)}
 	case <-ctx.Done():
 		return statusAnswer{err: ctx.Err()}
 	}

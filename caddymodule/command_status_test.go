@@ -1,0 +1,40 @@
+package caddymodule
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/diagnose"
+)
+
+// A gateway that hangs is asked once, however long it is watched, and again
+// after it has answered.
+func TestStatusOfAHangingGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		hangs := make(chan struct{})
+		q := &query{address: "localhost:2019", get: func() statusAnswer {
+			calls.Add(1)
+			<-hangs
+			return statusAnswer{status: diagnose.Status{Ready: true}}
+		}}
+		for range 100 {
+			if a := q.ask(t.Context()); a.err == nil {
+				t.Fatalf("it has answered: %v", a)
+			}
+		}
+		if n := calls.Load(); n != 1 {
+			t.Errorf("%d calls have no answer", n)
+		}
+		close(hangs)
+		for range 2 {
+			if a := q.ask(t.Context()); a.err != nil || !a.status.Ready {
+				t.Errorf("%v", a)
+			}
+		}
+		if n := calls.Load(); n != 2 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
