@@ -212,9 +212,11 @@ func (h *Handler) serveCapsule(w http.ResponseWriter, r *http.Request, next cadd
 // asked, and with face matching once more. The replay guard has the last word.
 func (h *Handler) analyze(r *http.Request, next caddyhttp.Handler, stream *upload.Stream, life *upload.Lifetime, claim *claim) *Result {
 	var a attempt
+	start := time.Now()
 	admission, err := h.gate.Acquire(life.Context(), stream)
 	if err != nil {
 		a.refused = err
+		a.queued = max(0, time.Since(start)-stream.State().Waited-claim.storeTime())
 	} else {
 		a.queued, a.uploading, a.buffered = admission.Queued, admission.Upload, admission.Buffered
 		h.ask(life, r, next, admission, claim, &a)

@@ -291,14 +291,19 @@ func abortCause(res *Result) string {
 		return ""
 	case res.busy != "":
 		return string(res.busy)
-	case res.upload.Fault == nil:
+	}
+	fault := res.upload.Fault
+	if fault == nil { // the client left while nothing was read, if it is at fault at all
+		fault = res.fault
+	}
+	if fault == nil {
 		return ""
 	}
-	if _, ofSite := errors.AsType[*http.MaxBytesError](res.upload.Fault); ofSite { // by Caddy's request_body directive
+	if _, ofSite := errors.AsType[*http.MaxBytesError](fault); ofSite { // by Caddy's request_body directive
 		return "too_large"
 	}
 	for _, cause := range abortCauses {
-		if errors.Is(res.upload.Fault, cause.fault) {
+		if errors.Is(fault, cause.fault) {
 			return cause.name
 		}
 	}

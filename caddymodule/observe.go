@@ -63,7 +63,11 @@ func (h *Handler) observe(r *http.Request, res *Result, total time.Duration) {
 	own := res.ownTime(total)
 	h.metrics.decided(res, total, own)
 	h.way.decided(res.verdict)
-	h.log(r, res, res.level(), "capsule decided", append(res.factFields(), zap.Duration("own", own))...)
+	fields := res.factFields()
+	if res.refused == nil { // else analyze has taken it for waiting
+		fields = append(fields, zap.Duration("own", own))
+	}
+	h.log(r, res, res.level(), "capsule decided", fields...)
 	h.events.decided(res)
 }
 

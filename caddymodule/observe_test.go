@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
@@ -76,6 +77,42 @@ func ownTime(t *testing.T, capacity string) {
 	}
 	if took := time.Since(start); took < 12*time.Second {
 		t.Errorf("it all took %s only", took)
+	}
+}
+
+// What a capsule that was refused for lack of capacity has waited is not the
+// gateway's own time, but the queue's.
+func TestRefusedHasWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler(t, answers(201, success()), `{"capacity": {"slots": 1, "wait": "15s"}}`)
+		logs := h.observed()
+		defer taken(t, h).Release(false)
+		h.posted(t, noApp(t), "capsule")
+		fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
+		if own, there := fields["own"]; there || fields["queue"] != 15*time.Second || fields["reason"] != string(oz.Overloaded) {
+			t.Errorf("own time %v: %v", own, fields)
+		}
+	})
+}
+
+// A client that leaves while nothing is read of its capsule, because Oz takes no
+// more of it, has aborted its upload as one that leaves during a read has.
+func TestLeavingBetweenReadsIsAnAbort(t *testing.T) {
+	var leave context.CancelFunc
+	h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+		leave()
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}, "")
+	h.metrics = newMetrics()
+	w := httptest.NewRecorder()
+	r := newCapsuleRequest(w, strings.NewReader(strings.Repeat("x", 40_000)))
+	r.ContentLength = 100_000
+	ctx, cancel := context.WithCancel(r.Context())
+	leave = cancel
+	_ = h.ServeHTTP(w, r.WithContext(ctx), noApp(t))
+	if n := testutil.ToFloat64(h.metrics.aborted.WithLabelValues("gone")); n != 1 || testutil.ToFloat64(h.metrics.refusals.WithLabelValues(kindClientGone)) != 1 {
+		t.Errorf("%v uploads were aborted", n)
 	}
 }
 
