@@ -115,7 +115,14 @@ func hugeStatus() Status {
 	for _, r := range oz.Reasons() {
 		w.LastFailures = append(w.LastFailures, Failure{r, statusTime.Add(-1000 * 24 * time.Hour), 1 << 62})
 	}
-	return someStatus(w, someWay(), w)
+	hostile := w
+	hostile.BasePath, hostile.DynamicUpstreams = "/"+strings.Repeat("漢字", 40), strings.Repeat("漢", 40)
+	hostile.Upstreams = []ozclient.UpstreamStatus{{Address: strings.Repeat("漢字", 15), Requests: -1 << 63, Fails: -1 << 63}}
+	hostile.ServiceSeconds, hostile.WaitSeconds = 1e308, -1e308
+	hostile.Queued, hostile.Queue = -1<<63, 1<<63-1
+	hostile.AccessToken = &ozclient.TokenStatus{State: ozclient.TokenState(strings.Repeat("漢", 20)), ExpiresIn: 1 << 62}
+	hostile.LastFailures = []Failure{{oz.Reason(strings.Repeat("漢", 21)), time.Time{}, -1 << 63}}
+	return someStatus(w, someWay(), w, hostile)
 }
 
 var sgr = regexp.MustCompile(`\x1b\[\d+m`)
@@ -131,7 +138,8 @@ func TestStatusTableFits(t *testing.T) {
 		}
 		for _, line := range lines {
 			plain := sgr.ReplaceAllString(line, "")
-			if n := utf8.RuneCountInString(plain); n > 80 || strings.ContainsAny(plain, "\x1b\n") {
+			n := utf8.RuneCountInString(plain) + strings.Count(plain, "漢") + strings.Count(plain, "字")
+			if n > 80 || strings.ContainsAny(plain, "\x1b\n") {
 				t.Errorf("%d columns: %q", n, line)
 			}
 			if !color && plain != line {
@@ -145,8 +153,9 @@ func TestStatusTableFits(t *testing.T) {
 func TestShorten(t *testing.T) {
 	for s, want := range map[string]string{
 		"short": "short", "0123456789": "0123456789", "0123456789a": "01234…789a", "ööööööööööö": "ööööö…öööö",
+		"漢字漢字漢": "漢字漢字漢", "漢字漢字漢字": "漢字…漢字",
 	} {
-		if got := shorten(s, 10); got != want {
+		if got := shorten(s, 10); got != want || columns(got) > 10 {
 			t.Errorf("%s: %s, want %s", s, got, want)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+	"unicode"
 
 	"golang.org/x/term"
 
@@ -141,7 +141,7 @@ func (b *Board) way(w Way, now time.Time) (lines []string) {
 	add("upstreams", b.upstreams(w.Upstreams)...)
 	add("in flight", limited(strconv.Itoa(w.InFlight), strconv.Itoa(w.Slots), w.Slots > 0))
 	if w.Slots > 0 {
-		add("queued", fmt.Sprintf("%d of %d, a newcomer waits about %s", w.Queued, w.Queue, secondsOf(w.WaitSeconds)))
+		add("queued", fmt.Sprintf("%s of %s, a newcomer waits about %s", count(w.Queued), count(w.Queue), secondsOf(w.WaitSeconds)))
 	}
 	if w.MemoryBytes > 0 || w.HeldBytes > 0 {
 		add("memory", fmt.Sprintf("%s, %d uploads in progress", limited(size(w.HeldBytes), size(w.MemoryBytes), w.MemoryBytes > 0), w.Uploading))
@@ -172,25 +172,54 @@ func (b *Board) upstreams(list []ozclient.UpstreamStatus) (lines []string) {
 		if !u.Healthy {
 			health = b.paint("31", "DOWN")
 		}
-		lines = append(lines, fmt.Sprintf("%-*s  %s %6s open %6s fails", width, shorten(printable(u.Address), width), health, short(u.Requests), short(u.Fails)))
+		lines = append(lines, fmt.Sprintf("%s  %s %6s open %6s fails", cell(u.Address, width), health, short(u.Requests), short(u.Fails)))
 	}
 	return lines
+}
+
+// columns returns the most columns that s can take. Characters beyond those of
+// alphabets may take two, and are taken to do so.
+func columns(s string) (n int) {
+	for _, r := range s {
+		n++
+		if r >= 0x1100 && r != '…' && r != unicode.ReplacementChar {
+			n++
+		}
+	}
+	return n
 }
 
 // shorten cuts the middle out of a text that is too long: hosts of one cluster
 // differ at the front, ports at the end.
 func shorten(s string, width int) string {
-	runes := []rune(s)
-	if len(runes) <= width {
+	if columns(s) <= width {
 		return s
 	}
-	tail := (width - 1) / 2
-	return string(runes[:width-1-tail]) + "…" + string(runes[len(runes)-tail:])
+	runes := []rune(s)
+	head, tail := runes[:min(len(runes), width)], runes[max(0, len(runes)-width):] // each takes a column at least
+	for columns(string(tail)) > (width-1)/2 {
+		tail = tail[1:]
+	}
+	for columns(string(head)) > width-1-columns(string(tail)) {
+		head = head[:len(head)-1]
+	}
+	return string(head) + "…" + string(tail)
 }
+
+// cell returns what a peer wrote, as wide as a column of the table.
+func cell(s string, width int) string {
+	s = shorten(printable(s), width)
+	return s + strings.Repeat(" ", width-columns(s))
+}
+
+// count writes a count of which anything may be wrong.
+func count(n int) string { return shorten(strconv.Itoa(n), 10) }
 
 // short writes a count in at most six columns.
 func short(n int) string {
 	switch {
+	case n < 0:
+		return "?"
 	case n < 100_000:
 		return strconv.Itoa(n)
 	case n < 10_000_000:
@@ -206,7 +235,7 @@ func serviceTime(seconds float64) string {
 	return secondsOf(seconds)
 }
 
-func secondsOf(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) + " s" }
+func secondsOf(n float64) string { return shorten(strconv.FormatFloat(n, 'f', -1, 64), 12) + " s" }
 
 func (b *Board) token(t ozclient.TokenStatus) string {
 	color := "32"
@@ -235,7 +264,7 @@ func (b *Board) failures(list []Failure, now time.Time) (lines []string) {
 		return []string{"none"}
 	}
 	for _, f := range list {
-		lines = append(lines, fmt.Sprintf("%-21s %9d   last %s", shorten(printable(string(f.Reason)), 21), f.Count, ago(f.Time, now)))
+		lines = append(lines, fmt.Sprintf("%s %9d   last %s", cell(string(f.Reason), 21), max(0, f.Count), ago(f.Time, now)))
 	}
 	return lines
 }
@@ -256,7 +285,7 @@ func wrap(words []string, separator string) (lines []string) {
 		switch {
 		case line == "":
 			line = word
-		case utf8.RuneCountInString(line+separator+word) > tableWidth-labelWidth:
+		case columns(line+separator+word) > tableWidth-labelWidth:
 			lines, line = append(lines, line), word
 		default:
 			line += separator + word
