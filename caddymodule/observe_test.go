@@ -174,7 +174,7 @@ func TestAnalysisLabelsAreClosed(t *testing.T) {
 // What a capsule costs to be seen: metrics, the fields of its line and an event
 // that nobody waits for. The line itself isn't written.
 func BenchmarkObserve(b *testing.B) {
-	h := &Handler{metrics: newMetrics(), logger: zap.NewNop()}
+	h := &Handler{metrics: newMetrics(), logger: zap.NewNop(), way: &wayUser{way: newWay("")}}
 	folder, err := oz.ReadFolder([]byte(testFolder("FINISHED", "SUCCESS", "SUCCESS", "")))
 	if err != nil {
 		b.Fatal(err)
