@@ -170,10 +170,17 @@ func getStatus(address string) (a statusAnswer) {
 	return a
 }
 
+// maxError is how many characters of Caddy's error are shown.
+const maxError = 300
+
 // adminError says what an error of Caddy's client means here. It has texts only,
-// some of them from whatever answered, which must not steer a terminal.
+// some of them from whatever answered, which must not steer or fill a terminal.
 func adminError(address string, err error) error {
-	switch text := strings.Map(graphicOnly, err.Error()); {
+	text := strings.Map(graphicOnly, err.Error())
+	if long := []rune(text); len(long) > maxError {
+		text = string(long[:maxError]) + "…"
+	}
+	switch {
 	case strings.HasPrefix(text, "performing request: "):
 		return fmt.Errorf("no admin API answers at %s (want a running Caddy with its admin API on; --address or --config says where): %s",
 			address, strings.TrimPrefix(text, "performing request: "))

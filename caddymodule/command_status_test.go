@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -37,4 +39,12 @@ func TestStatusOfAHangingGateway(t *testing.T) {
 			t.Errorf("%d calls", n)
 		}
 	})
+}
+
+// An error has texts of whatever answered: a page of megabytes isn't printed.
+func TestAdminErrorIsShort(t *testing.T) {
+	page := "caddy responded with error: HTTP 500: " + strings.Repeat("\x1b漢", 1<<20)
+	if got := adminError("localhost:2019", errors.New(page)).Error(); len(got) > 1000 || !strings.HasPrefix(got, "caddy responded with error: HTTP 500: 漢漢") || strings.Contains(got, "\x1b") {
+		t.Errorf("%d bytes: %.100q", len(got), got)
+	}
 }
