@@ -159,6 +159,33 @@ func TestEventHandlersCannotDecide(t *testing.T) {
 	}
 }
 
+// A capsule whose config ends while it is at Oz is decided, without an event.
+func TestDecisionAfterAReload(t *testing.T) {
+	ctx, end := cancelContext(t)
+	app, err := ctx.App("events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(meddler)
+	if err := app.(*caddyevents.App).On(eventDecision, m); err != nil {
+		t.Fatal(err)
+	}
+	h, err := load[*Handler](ctx, handlerID, ozConfig(t, func(req *http.Request) (*http.Response, error) {
+		end()
+		return answers(201, success())(req)
+	}, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.metrics = newMetrics()
+	behind := new(testApp)
+	h.posted(t, behind, "capsule")
+	n := testutil.ToFloat64(h.metrics.decisions.WithLabelValues("SUCCESS", ""))
+	if behind.calls != 1 || behind.request.Header.Get(headerDecision) != "SUCCESS" || n != 1 || h.way.decisions[oz.Success].Load() != 1 || len(m.seen) != 0 {
+		t.Errorf("%d calls of the app, %v decisions, events %v", behind.calls, n, m.seen)
+	}
+}
+
 // Words that the guide doesn't know are one label, however many there are.
 func TestAnalysisLabelsAreClosed(t *testing.T) {
 	for word, want := range map[string]string{"QUALITY": "QUALITY", "BIOMETRY": "BIOMETRY", "": otherLabel, "quality": otherLabel, "DOCUMENTS": otherLabel, "_other": otherLabel} {
