@@ -58,7 +58,7 @@ func newMetrics() *metrics {
 		}, []string{"problem"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "duration_seconds",
-			Help:    "Time from the first look at a capsule to its decision: upload is the client's part, queue is waiting for capacity, oz is Oz's, total is all.",
+			Help:    "Time from the first look at a capsule until its decision, or the app's request with it, is ready: upload is the client's part, queue is waiting for capacity, oz is Oz's, total is all.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120},
 		}, []string{"phase"}),
 		capsuleBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -105,7 +105,7 @@ func newMetrics() *metrics {
 		}),
 		answerBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: "answer_bytes",
-			Help:    "Size of Oz's answers to capsules, best shots included.",
+			Help:    "Size of Oz's answers to capsules and to face matching, best shots included.",
 			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 9), // 1 KiB to 64 MiB
 		}),
 		pruned: prometheus.NewCounter(prometheus.CounterOpts{
