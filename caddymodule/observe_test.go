@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -78,6 +79,29 @@ func ownTime(t *testing.T, capacity string) {
 	if took := time.Since(start); took < 12*time.Second {
 		t.Errorf("it all took %s only", took)
 	}
+}
+
+// A log-in is Oz's time, also before anything of the capsule is sent.
+func TestLoginIsNotTheClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path != oz.LoginPath {
+				return answers(201, success())(req)
+			}
+			time.Sleep(5 * time.Second)
+			return answers(200, fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "access_token_exp": %d}`, time.Now().Add(time.Hour).Unix()))(req)
+		}, `{"credentials": {"email": "a@example.com", "password": "one"}}`)
+		logs := h.observed()
+		w := httptest.NewRecorder()
+		body := &slowly{pause: time.Second, pieces: []string{"cap", "su", "le"}}
+		if err := h.ServeHTTP(w, newCapsuleRequest(w, body), new(testApp)); err != nil {
+			t.Fatal(err)
+		}
+		fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
+		if fields["decision"] != "SUCCESS" || fields["oz"] != 5*time.Second || fields["upload"] != 3*time.Second || fields["own"] != time.Duration(0) {
+			t.Errorf("%v", fields)
+		}
+	})
 }
 
 // What a capsule that was refused for lack of capacity has waited is not the

@@ -33,15 +33,16 @@ type call struct {
 
 	token string // the access token; it is added inside the transport
 
-	start   time.Time
-	waited  time.Duration // for the client, before the call
-	sent    bool          // something of the call was taken, or may have been
-	allFull bool          // upstreams are up, and all at their limit
-	failure *Error        // of the last attempt; nil if an answer was taken in
-	doc     []byte        // the pruned folder, or what may be an error object
-	date    time.Time     // of the answer, by Oz's clock
-	shots   []oz.BestShot
-	report  Report
+	start     time.Time
+	waited    time.Duration // for the client, before the call
+	tokenWait time.Duration // waiting for an access token
+	sent      bool          // something of the call was taken, or may have been
+	allFull   bool          // upstreams are up, and all at their limit
+	failure   *Error        // of the last attempt; nil if an answer was taken in
+	doc       []byte        // the pruned folder, or what may be an error object
+	date      time.Time     // of the answer, by Oz's clock
+	shots     []oz.BestShot
+	report    Report
 }
 
 type callCtxKey struct{}
@@ -53,7 +54,9 @@ func (c *Client) authorized(ctx context.Context, client *http.Request, k *call) 
 	if c.account == nil {
 		return c.do(ctx, client, k)
 	}
+	asked := time.Now()
 	t, failure := c.account.acquire(ctx, c)
+	k.tokenWait = time.Since(asked)
 	if failure != nil {
 		return failure
 	}
@@ -69,14 +72,18 @@ func (k *call) begin() {
 	k.waited = k.state().Waited
 }
 
-// end reports how the call's time was spent.
+// end reports how the call's time was spent. Oz's is also that of a log-in, which
+// is before the body is sent.
 func (k *call) end() {
 	now, sentAt := time.Now(), k.state().SentAt
-	if sentAt.IsZero() {
-		k.report.Upload = now.Sub(k.start)
-		return
+	switch {
+	case k.body == nil:
+		k.report.Time = now.Sub(k.start)
+	case sentAt.IsZero():
+		k.report.Upload, k.report.Time = now.Sub(k.start)-k.tokenWait, k.tokenWait
+	default:
+		k.report.Upload, k.report.Time = sentAt.Sub(k.start)-k.tokenWait, now.Sub(sentAt)+k.tokenWait
 	}
-	k.report.Upload, k.report.Time = sentAt.Sub(k.start), now.Sub(sentAt)
 }
 
 // state returns the state of the body. Without one, all of it is sent at once.
