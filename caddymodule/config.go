@@ -56,7 +56,7 @@ import (
 // `{http.oz_instant.error_code}` | as `X-Oz-Error-Code`
 // `{http.oz_instant.best_shot}` | as `X-Oz-Best-Shot`
 // `{http.oz_instant.capsule_bytes}` | size of the capsule
-// `{http.oz_instant.oz_ms}` | milliseconds from the capsule's last byte to Oz's whole answer
+// `{http.oz_instant.oz_ms}` | milliseconds from the capsule's last byte to Oz's whole answer, and of a log-in before it
 type Handler struct {
 	// The requests that carry capsules, as in a route. A POST that matches is
 	// a capsule or is refused; GET, HEAD and OPTIONS without content continue
