@@ -600,7 +600,6 @@ func watched(t testing.TB, args ...string) (*exec.Cmd, *bufio.Scanner) {
 // TestStatusWatch promises a block a second in a pipe, through a time without a gateway, until it is interrupted: exit code 0.
 func TestStatusWatch(t *testing.T) {
 	t.Parallel()
-	address := deadAddress(t)
 	for name, test := range map[string]struct {
 		args              []string
 		first, lost, back string
@@ -609,6 +608,7 @@ func TestStatusWatch(t *testing.T) {
 		"JSON":  {[]string{"--json"}, `{"SUCCESS":1},"new":{"in":"later versions"}}]}`, `{"error":"no admin API answers at `, `{"SUCCESS":2}`},
 	} {
 		t.Run(name, func(t *testing.T) {
+			address := deadAddress(t) // one for each: a child that another test has forked may hold a listener a little longer
 			end := fakeAdmin(t, address, 1)
 			cmd, lines := watched(t, append(test.args, "--address", address)...)
 			await := func(text string) {
