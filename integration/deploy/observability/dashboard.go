@@ -237,6 +237,9 @@ func (p panel) graph(id int, at gridPos) Panel {
 			Stacking: mode{"A", "none"}, ThresholdsStyle: mode{Mode: "off"},
 		},
 	}
+	if p.ends {
+		f.Min = nil
+	}
 	if p.stacked {
 		f.Custom.Stacking.Mode, f.Custom.FillOpacity = "normal", 40
 	}

@@ -55,6 +55,10 @@ func TestDashboardPanels(t *testing.T) {
 			t.Errorf("%q has no unit or no query", p.Title)
 		}
 		for _, q := range p.Targets {
+			// What has ended is below zero, and must be seen.
+			if strings.HasSuffix(q.Expr, "- time()") != (p.FieldConfig.Defaults.Min == nil) {
+				t.Errorf("%q: the axis ends where the values don't: %s", p.Title, q.Expr)
+			}
 			if strings.Contains(q.Expr, "caddy_") != strings.Contains(q.Expr, `job=~"$job", instance=~"$instance"`) {
 				t.Errorf("%q doesn't follow the variables: %s", p.Title, q.Expr)
 			}

@@ -12,6 +12,7 @@ type panel struct {
 	unit                 string
 	queries              []query
 	stacked              bool
+	ends                 bool        // below zero: it has ended
 	limits               []threshold // where the color changes
 	colors               [][2]string // of series, by their names
 }
@@ -150,9 +151,9 @@ var rows = []row{
 		},
 		{
 			title: "Gateways", answers: "Which gateways answer Prometheus?", unit: boolean,
-			todo:    "1 is there. One that served oz_instant within the last hour and is at 0 has an alert.",
+			todo:    "1 is there. One that served oz_instant within the last day and is at 0 has an alert.",
 			limits:  []threshold{{0, "red"}, {1, "green"}},
-			queries: []query{{"{{instance}}", `up{@} and on (job, instance) last_over_time(caddy_oz_instant_in_flight{@}[1h])`}},
+			queries: []query{{"{{instance}}", `up{@} and on (job, instance) last_over_time(caddy_oz_instant_in_flight{@}[1d])`}},
 		},
 	}},
 	{"Clients", []panel{
@@ -203,14 +204,14 @@ var rows = []row{
 			queries: rates("result", `caddy_oz_instant_token_refreshes_total{@}`),
 		},
 		{
-			title: "Access token's life", answers: "How long is the access token good for?", unit: seconds,
-			todo:    "It is renewed by the first call after four fifths of its life, so it falls on an idle gateway. Under a minute with traffic: see the panel before.",
+			title: "Access token's life", answers: "How long is the access token good for?", unit: seconds, ends: true,
+			todo:    "It is renewed by the first call after four fifths of its life, so it falls on an idle gateway. Under a minute with traffic: see the panel before. Below zero it has ended.",
 			limits:  []threshold{{0, "red"}, {60, "green"}},
 			queries: []query{{"{{instance}}", `(caddy_oz_instant_access_token_expiry_timestamp_seconds{@} > 0) - time()`}},
 		},
 		{
-			title: "Oz's certificate", answers: "How long is Oz's certificate good for?", unit: seconds,
-			todo:    "From caddy oz-instant check --textfile. Under two weeks an alert fires: renew it.",
+			title: "Oz's certificate", answers: "How long is Oz's certificate good for?", unit: seconds, ends: true,
+			todo:    "From caddy oz-instant check --textfile. Under two weeks an alert fires: renew it. Below zero it has ended.",
 			limits:  []threshold{{0, "red"}, {2 * day, "orange"}, {14 * day, "green"}},
 			queries: []query{{"{{upstream}}", `oz_instant_check_certificate_expiry_timestamp_seconds - time()`}},
 		},
