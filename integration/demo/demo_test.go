@@ -17,6 +17,7 @@ import (
 
 func serve(h http.Handler, method, path, body string, header http.Header) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Host = "localhost"
 	if header != nil {
 		r.Header = header
 	}

@@ -74,7 +74,7 @@ func newFlood(site string, capsule func(context.Context) ([]byte, error)) (*floo
 
 // start is POST /demo/flood, with {"count": N}. It is for the page alone, and for browsers on this machine.
 func (f *flood) start(w http.ResponseWriter, r *http.Request) {
-	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromHere(r) {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil || !fromHere(r) || !ownName(r, f.target) {
 		http.Error(w, "only this page may flood, on this machine", http.StatusForbidden)
 		return
 	}

@@ -63,3 +63,30 @@ func TestStatusIsAskedByItsPath(t *testing.T) {
 		t.Errorf("POST: %d", w.Code)
 	}
 }
+
+// A name that another site had resolved to this machine gets neither a status nor a flood.
+func TestOwnName(t *testing.T) {
+	app := New(Options{
+		Capture: anyCapsule, Site: startGateway(t, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, 200, nil) }),
+		Admin: startAdmin(t, func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"ready":true}`)) }),
+	})
+	named := New(Options{Capture: anyCapsule, Site: "https://app.example.com", Admin: "http://127.0.0.1:1"})
+	for host, own := range map[string]bool{
+		"localhost:3000": true, "localhost": true, "127.0.0.1:3000": true, "[::1]:3000": true, "192.168.1.5:8080": true,
+		"evil.example:3000": false, "localhost.evil.example": false, "127.0.0.1.evil.example": false, "": false, "app.example.com": false,
+	} {
+		status, flood := httptest.NewRequest("GET", "/demo/status", nil), floodRequest(`{"count":0}`)
+		status.Host, flood.Host = host, host
+		if w := do(app, status); w.Code != 200 || strings.Contains(w.Body.String(), "ready") != own || strings.Contains(w.Body.String(), "isn't its own") == own {
+			t.Errorf("the status, of %q: %d %s", host, w.Code, w.Body)
+		}
+		if w := do(app, flood); (w.Code == 400) != own || (w.Code == 403) == own {
+			t.Errorf("a flood, of %q: %d %s", host, w.Code, w.Body)
+		}
+	}
+	r := httptest.NewRequest("GET", "/demo/status", nil)
+	r.Host = "App.Example.com:8443"
+	if w := do(named, r); w.Code != 200 || strings.Contains(w.Body.String(), "isn't its own") {
+		t.Errorf("its own name: %d %s", w.Code, w.Body)
+	}
+}
