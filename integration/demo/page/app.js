@@ -154,13 +154,13 @@ function countDown(seconds) {
 // floodFirst fills the gateway, so that the capsule that is sent next is refused.
 async function floodFirst(count) {
   await show.phase('flood', `Flooding the gateway with ${count} capsules`, async step => {
-    await startFlood(count);
+    const begun = await startFlood(count);
     follow();
     for (let i = 0; i < 40; i++) {
       if ((await floodNumbers()).refused > 0) break;
       await new Promise(resolve => setTimeout(resolve, 50));
     }
-    step(`${count} other capsules came first.`);
+    step(begun ? `${count} other capsules came first.` : 'A flood was in progress already.');
   });
 }
 

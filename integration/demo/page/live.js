@@ -38,12 +38,12 @@ async function look() {
     const answer = await fetch('/demo/status', {cache: 'no-store'});
     said = await answer.json();
     if (said.error) throw new Error(said.error);
+    showWays(said.ways);
   } catch (error) {
     state('unreachable', `No status: ${error.message}.`);
     return false;
   }
   state('on', said.ready ? 'Ready. Asked once a second.' : 'Not ready.');
-  showWays(said.ways ?? []);
   return true;
 }
 
@@ -135,8 +135,8 @@ function upstreams(way) {
 
 async function flood(count) {
   try {
-    await startFlood(count);
-    write(byId('flood-note'), `${count} capsules were sent at once.`);
+    const begun = await startFlood(count);
+    write(byId('flood-note'), begun ? `${count} capsules were sent at once.` : 'A flood is in progress already. This is how it fares.');
     await follow();
   } catch (error) {
     write(byId('flood-note'), error.message);
@@ -145,7 +145,7 @@ async function flood(count) {
 
 let following = false;
 
-// follow shows a flood until it ends.
+// follow shows a flood until it ends, or cannot be asked any more.
 export async function follow() {
   if (following) return;
   following = true;
@@ -161,6 +161,8 @@ export async function follow() {
       }
       await new Promise(resolve => setTimeout(resolve, second / 2));
     }
+  } catch (error) {
+    write(byId('flood-note'), error.message);
   } finally {
     following = false;
     byId('flood').disabled = false;

@@ -64,10 +64,15 @@ function read(request) {
   return {status: request.status, text: request.responseText, said, retryAfter: Number(request.getResponseHeader('Retry-After'))};
 }
 
-// startFlood has the server post count capsules at once.
+// startFlood has the server post count capsules at once. It returns false where another flood is in progress.
 export async function startFlood(count) {
   const answer = await ask('/demo/flood', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({count})});
-  if (!answer.ok && answer.status !== 409) throw new Failed('page', await answer.text()); // 409: one is in progress
+  if (!answer.ok && answer.status !== 409) throw new Failed('page', await answer.text());
+  return answer.ok;
 }
 
-export const floodNumbers = async () => (await ask('/demo/flood')).json();
+export async function floodNumbers() {
+  const answer = await ask('/demo/flood');
+  if (!answer.ok) throw new Failed('page', `The flood is out of sight: the site answered ${answer.status}.`);
+  return answer.json();
+}
