@@ -210,6 +210,14 @@ func fill[T comparable](field *T, value T) {
 	}
 }
 
+// The limits of a fault that a capsule brings along. Capsules come from anybody who reaches the demo page, and a fault without limits
+// took all memory of the machine.
+const (
+	maxFaultBytes = 64 << 20
+	maxFaultN     = 100
+	maxFaultPause = time.Minute
+)
+
 // capsuleFault reads the fault that a capsule brings along.
 func capsuleFault(text string) (Fault, error) {
 	f, err := ParseFault(text)
@@ -218,6 +226,9 @@ func capsuleFault(text string) (Fault, error) {
 	}
 	if k := kindByName(f.Kind); k.before != nil || k.slow != nil || f.On != OnFolders || f.Times != 0 {
 		return f, fmt.Errorf("fault %q: a capsule cannot bring it along (want one that takes hold after the body was read)", text)
+	}
+	if f.Bytes > maxFaultBytes || f.N > maxFaultN || f.Pause > maxFaultPause {
+		return f, fmt.Errorf("fault %q: too much for a capsule (want at most %d bytes, n=%d and a pause of %s)", text, maxFaultBytes, maxFaultN, maxFaultPause)
 	}
 	return f, nil
 }

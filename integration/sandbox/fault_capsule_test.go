@@ -64,7 +64,8 @@ func TestCapsuleFaultIsLetGo(t *testing.T) {
 
 func TestCapsuleFaultsThatCannotBe(t *testing.T) {
 	s, _ := start(t, Options{})
-	for _, fault := range []string{"no-such", "close", "early:400", "slow-reading", "status:500@token", "status:500@all", "status:500*1"} {
+	for _, fault := range []string{"no-such", "close", "early:400", "slow-reading", "status:500@token", "status:500@all", "status:500*1",
+		"big-text:65MiB", "field:x,bytes=1GiB", "several-quality:101", "drip:2m"} {
 		if c, err := s.MakeCapsule(CapsuleSpec{Fault: fault}); err == nil {
 			t.Errorf("%s: %d bytes", fault, len(c))
 		}
