@@ -32,7 +32,7 @@ const (
 	perSecond   = "suffix: /s"
 	seconds     = "s"
 	bytes       = "bytes"
-	bytesPerSec = "Bps"
+	bytesPerSec = "binBps" // as bytes are: by 1024
 	share       = "percentunit"
 	count       = "none"
 	boolean     = "bool_on_off"
@@ -151,7 +151,7 @@ var rows = []row{
 		},
 		{
 			title: "Gateways", answers: "Which gateways answer Prometheus?", unit: boolean,
-			todo:    "1 is there. One that served oz_instant within the last day and is at 0 has an alert.",
+			todo:    "On (1) is there. One that served oz_instant within the last day and is off has an alert.",
 			limits:  []threshold{{0, "red"}, {1, "green"}},
 			queries: []query{{"{{instance}}", `up{@} and on (job, instance) last_over_time(caddy_oz_instant_in_flight{@}[1d])`}},
 		},
@@ -194,7 +194,7 @@ var rows = []row{
 	{"The way to Oz", []panel{
 		{
 			title: "Upstreams", answers: "Which upstreams does Caddy take for healthy?", unit: boolean,
-			todo:    "1 is healthy. Upstreams of your app are here, too. Without health checks all stay at 1.",
+			todo:    "On (1) is healthy. Upstreams of your app are here, too. Without health checks all stay on.",
 			limits:  []threshold{{0, "red"}, {1, "green"}},
 			queries: []query{{"{{upstream}}", `min by (upstream) (caddy_reverse_proxy_upstreams_healthy{@})`}},
 		},
@@ -217,7 +217,7 @@ var rows = []row{
 		},
 		{
 			title: "Check", answers: "Does caddy oz-instant check pass?", unit: boolean,
-			todo:    "1 is passed. Run it by hand: it says what is wrong and what to do.",
+			todo:    "On (1) is passed. Run it by hand: it says what is wrong and what to do.",
 			limits:  []threshold{{0, "red"}, {1, "green"}},
 			queries: []query{{"{{upstream}}", `min by (upstream) (oz_instant_check_passed)`}},
 		},
