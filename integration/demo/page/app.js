@@ -172,6 +172,9 @@ async function runCase(name) {
   if (name === 'binding' && decision === 'SUCCESS') {
     show.advise('This gateway ties no capsule to a user. With "require meta_data.transaction_id {cookie.transaction}" in its Caddyfile, this one is INVALID.');
   }
+  if (scene.flood && decision && byId('result').dataset.tries === '1') {
+    show.advise('This gateway refused nothing: its Caddyfile has no "capacity", or room for all of them.');
+  }
   if (scene.twice) {
     show.note('The same capsule, a second time.');
     await deliver({});
