@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -61,7 +62,7 @@ func TestDemoSurvivesOddStatuses(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(folder, "package.json"), []byte(`{"type": "module"}`), 0o600))
 	check(t, os.WriteFile(filepath.Join(folder, "main.js"), []byte(oddStatuses), 0o600))
 	out, err := exec.CommandContext(t.Context(), node, filepath.Join(folder, "main.js")).CombinedOutput()
-	const want = "on\nunreachable\nunreachable\nunreachable\nunreachable\nunreachable\nunreachable\non\n"
+	want := "on\n" + strings.Repeat("unreachable\n", 6) + "on\n"
 	if err != nil || string(out) != want {
 		t.Errorf("%v, the view was\n%s\nwant\n%s", err, out, want)
 	}
