@@ -91,7 +91,7 @@ export async function upload(text, start) {
   const sent = () => {
     sentAt = performance.now();
     progress(1, 1);
-    step('upload', 'The whole capsule is at the gateway, which streams it on.', from, sentAt);
+    step('upload', 'The whole capsule is at the gateway.', from, sentAt);
     byId('phase').textContent = 'Waiting for the gateway and Oz …';
     at('oz');
     state('wait');
