@@ -161,7 +161,14 @@ func TestAccountRenewsWhatOzRefuses(t *testing.T) {
 // nothing is decided, and the app is not called.
 func TestAccountWhenLoginFails(t *testing.T) {
 	t.Parallel()
-	for fault, want := range map[string]verdict{
+	t.Run("Oz is down", func(t *testing.T) {
+		app := newRawApp(t)
+		opts := append([]caddyOption{withEnv("OZ", "http://"+deadAddress(t)), withEnv("APP", app.Addr)}, withAccount...)
+		x := &chain{startCaddy(t, accountSite, opts...), nil, app}
+		c := x.client(t, "h1")
+		unavailable("unreachable", 502).assert(t, x.observe(t, func() answer { return c.post(t, "/verify", []byte("capsule")) }), "")
+	})
+	sideBySide(t, map[string]verdict{
 		"status:401@auth":                    unavailable("unauthorized", 502),
 		"status:400@auth":                    unavailable("unauthorized", 502),
 		"status:403@auth":                    unavailable("unauthorized", 502),
@@ -178,30 +185,19 @@ func TestAccountWhenLoginFails(t *testing.T) {
 		"field:expire_date=1@auth":           unavailable("malformed_answer", 502),
 		"reset@auth":                         unavailable("connection_lost", 502),
 		"hang@auth":                          unavailable("timeout", 504),
-	} {
-		t.Run(fault, func(t *testing.T) {
-			t.Parallel()
-			options := accountOptions()
-			options.Fault = sandbox.MustFault(fault)
-			x := startChain(t, options, accountSite, withAccount...)
-			c := x.client(t, "h1")
-			j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
-			want.assert(t, j, "")
-			if len(j.decided) == 1 && !strings.Contains(j.decided[0].Get("error").Str, "logging in") {
-				t.Errorf("the log does not say that it was the log-in: %s", j.decided[0])
-			}
-			if n := len(x.oz.Received()); n != 0 {
-				t.Errorf("Oz got %d capsules", n)
-			}
-		})
-	}
-	t.Run("Oz is down", func(t *testing.T) {
-		t.Parallel()
-		app := newRawApp(t)
-		opts := append([]caddyOption{withEnv("OZ", "http://"+deadAddress(t)), withEnv("APP", app.Addr)}, withAccount...)
-		x := &chain{startCaddy(t, accountSite, opts...), nil, app}
+	}, func(t *testing.T, fault string, want verdict) {
+		options := accountOptions()
+		options.Fault = sandbox.MustFault(fault)
+		x := startChain(t, options, accountSite, withAccount...)
 		c := x.client(t, "h1")
-		unavailable("unreachable", 502).assert(t, x.observe(t, func() answer { return c.post(t, "/verify", []byte("capsule")) }), "")
+		j := x.observe(t, func() answer { return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})) })
+		want.assert(t, j, "")
+		if len(j.decided) == 1 && !strings.Contains(j.decided[0].Get("error").Str, "logging in") {
+			t.Errorf("the log does not say that it was the log-in: %s", j.decided[0])
+		}
+		if n := len(x.oz.Received()); n != 0 {
+			t.Errorf("Oz got %d capsules", n)
+		}
 	})
 }
 

@@ -352,10 +352,8 @@ func TestExpectGetsNoLinger(t *testing.T) {
 // or memory.
 func testLingeringClientHoldsNothing(t *testing.T) {
 	t.Parallel()
-	for name, memory := range map[string]string{"streamed": "", "held": "memory 128MiB"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			x := startChain(t, sandbox.Options{}, `
+	sideBySide(t, map[string]string{"streamed": "", "held": "memory 128MiB"}, func(t *testing.T, _, memory string) {
+		x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -368,46 +366,45 @@ func testLingeringClientHoldsNothing(t *testing.T) {
 	}
 	reverse_proxy {$APP}
 }`, withEnv("MEMORY", memory))
-			for what, head := range map[string][]string{
-				"413":          postHead("/verify", 12_000_000),
-				"413, chunked": postHead("/verify", -1),
-				"early":        postHead("/verify", 2_000_000),
-			} {
-				if what == "early" && memory != "" {
-					continue // what is held is not answered early
-				}
-				if what == "early" {
-					x.oz.fault(t, "early:400,bytes=40000")
-				}
-				conn := x.dialRaw(t)
-				conn.sendHead(t, head...)
-				want := 413
-				switch what {
-				case "413, chunked":
-					conn.send(t, fmt.Sprintf("%x\r\n%s", 8<<20, strings.Repeat("x", 3<<20)))
-				case "early":
-					conn.send(t, strings.Repeat("x", 200_000))
-					want = 400
-				default:
-					conn.send(t, strings.Repeat("x", 200_000))
-				}
-				if a := conn.read(t, "POST"); a.Status != want {
-					t.Errorf("%s: got %d %s", what, a.Status, a.Body)
-				}
-				within(t, time.Second, "giving the slot back", func() { x.awaitMetric(t, inFlightMetric, 0) })
-				x.awaitMetric(t, memoryMetric, 0)
-				x.oz.fault(t, "")
-				x.mustServe(t)
-				for range 6 { // it is still listened to
-					time.Sleep(300 * time.Millisecond) // as such a client writes
-					if _, err := io.WriteString(conn, strings.Repeat("x", 50_000)); err != nil {
-						t.Errorf("%s: nobody listens to the rest: %v", what, err)
-						break
-					}
+		for what, head := range map[string][]string{
+			"413":          postHead("/verify", 12_000_000),
+			"413, chunked": postHead("/verify", -1),
+			"early":        postHead("/verify", 2_000_000),
+		} {
+			if what == "early" && memory != "" {
+				continue // what is held is not answered early
+			}
+			if what == "early" {
+				x.oz.fault(t, "early:400,bytes=40000")
+			}
+			conn := x.dialRaw(t)
+			conn.sendHead(t, head...)
+			want := 413
+			switch what {
+			case "413, chunked":
+				conn.send(t, fmt.Sprintf("%x\r\n%s", 8<<20, strings.Repeat("x", 3<<20)))
+			case "early":
+				conn.send(t, strings.Repeat("x", 200_000))
+				want = 400
+			default:
+				conn.send(t, strings.Repeat("x", 200_000))
+			}
+			if a := conn.read(t, "POST"); a.Status != want {
+				t.Errorf("%s: got %d %s", what, a.Status, a.Body)
+			}
+			within(t, time.Second, "giving the slot back", func() { x.awaitMetric(t, inFlightMetric, 0) })
+			x.awaitMetric(t, memoryMetric, 0)
+			x.oz.fault(t, "")
+			x.mustServe(t)
+			for range 6 { // it is still listened to
+				time.Sleep(300 * time.Millisecond) // as such a client writes
+				if _, err := io.WriteString(conn, strings.Repeat("x", 50_000)); err != nil {
+					t.Errorf("%s: nobody listens to the rest: %v", what, err)
+					break
 				}
 			}
-		})
-	}
+		}
+	})
 }
 
 // TestNoEarlyAnswerIsLost promises Oz's early answer on each way to it that loads: with PROXY protocol in front, and with a TLS name

@@ -104,13 +104,11 @@ func testSessionTokensWaitNoLonger(t *testing.T) {
 func testSessionTokenDeadlineEndsRetries(t *testing.T) {
 	t.Parallel()
 	silent := startServer(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
-	for name, upstream := range map[string]string{
+	sideBySide(t, map[string]string{
 		"nobody there": "http://" + deadAddress(t), "silent": "http://" + silent,
 		"closes at once": "http://" + startServer(t, func(net.Conn) {}),
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p := startCaddy(t, `
+	}, func(t *testing.T, _, upstream string) {
+		p := startCaddy(t, `
 {$SITE} {
 	oz_instant /verify {$OZ} {
 		session_token /session_token
@@ -118,14 +116,13 @@ func testSessionTokenDeadlineEndsRetries(t *testing.T) {
 		timeout 1s
 	}
 }`, withEnv("OZ", upstream))
-			within(t, 12*time.Second, "the answer", func() { // two attempts of five seconds
-				a := p.client(t, "h1").get(t, "/session_token")
-				if a.Status < 500 || problemOf(a) == "" {
-					t.Errorf("got %d %s", a.Status, a.Body)
-				}
-			})
+		within(t, 12*time.Second, "the answer", func() { // two attempts of five seconds
+			a := p.client(t, "h1").get(t, "/session_token")
+			if a.Status < 500 || problemOf(a) == "" {
+				t.Errorf("got %d %s", a.Status, a.Body)
+			}
 		})
-	}
+	})
 }
 
 // testSessionTokenMethods promises a browser's preflight to the site's own handlers, and HEAD an answer that costs Oz nothing. Only

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
@@ -80,4 +81,14 @@ func findCaddy(dir string) (string, error) {
 		return "", fmt.Errorf("OZ_CADDY=%s: %w\n%s", named, err, text)
 	}
 	return named, nil
+}
+
+// sideBySide runs subtests all at once. Those that wait for a clock would begin only after all other tests of this package if they
+// called t.Parallel themselves.
+func sideBySide[T any](t *testing.T, cases map[string]T, test func(t *testing.T, name string, c T)) {
+	var all sync.WaitGroup
+	for name, c := range cases {
+		all.Go(func() { t.Run(name, func(t *testing.T) { test(t, name, c) }) })
+	}
+	all.Wait()
 }

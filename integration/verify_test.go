@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,27 +135,31 @@ func realSeal(t testing.TB) madeSeal {
 	return madeBy(t, x)
 }
 
-// TestVerifiers starts what each language needs once for both of its parts.
+// TestVerifiers starts what each language needs once for all of its parts. They mostly wait, and do so side by side from the start:
+// parallel tests of parallel tests begin after all others.
 func TestVerifiers(t *testing.T) {
 	t.Parallel()
 	vectors := readSealVectors(t)
 	real := realSeal(t)
+	var languages sync.WaitGroup
 	for language, command := range verifiers {
-		t.Run(language, func(t *testing.T) {
-			t.Parallel()
-			line := command(t, verifyFolder(t))
-			t.Run("with keys", func(t *testing.T) {
-				t.Parallel()
-				testVerifier(t, language, line, vectors, real)
-			})
-			for faults := range slices.Chunk(slices.Sorted(maps.Keys(keyFaults)), faultsAtATime(language)) {
-				t.Run("without keys", func(t *testing.T) {
-					t.Parallel()
-					testVerifierWithoutKeys(t, line, vectors, faults)
+		languages.Go(func() {
+			t.Run(language, func(t *testing.T) {
+				line := command(t, verifyFolder(t))
+				var parts sync.WaitGroup
+				parts.Go(func() {
+					t.Run("with keys", func(t *testing.T) { testVerifier(t, language, line, vectors, real) })
 				})
-			}
+				for faults := range slices.Chunk(slices.Sorted(maps.Keys(keyFaults)), faultsAtATime(language)) {
+					parts.Go(func() {
+						t.Run("without keys", func(t *testing.T) { testVerifierWithoutKeys(t, line, vectors, faults) })
+					})
+				}
+				parts.Wait()
+			})
 		})
 	}
+	languages.Wait()
 }
 
 // faultsAtATime returns how many faults one process goes through. PHP's cache counts whole seconds, so that each takes two.
