@@ -37,8 +37,10 @@ func (h *Handler) provisionEvents(ctx caddy.Context) error {
 	return nil
 }
 
+// decided emits the event, unless the config has been replaced in the
+// meantime: its handlers are gone, and Caddy would log each as an error.
 func (e events) decided(res *Result) {
-	if e.app == nil || !e.app.ShouldEmit(eventDecision) {
+	if e.app == nil || e.ctx.Err() != nil || !e.app.ShouldEmit(eventDecision) {
 		return
 	}
 	data := make(map[string]any, len(facts))

@@ -94,6 +94,9 @@ func TestReloadDuringAnalysis(t *testing.T) {
 				return answer{}
 			})
 			accepted.assertSight(t, j)
+			if events := x.logLines(withLogger("events"), withField("name", "oz_instant.decision")); len(events) != 0 {
+				t.Errorf("events of a config that has ended: %v", events)
+			}
 			r := x.app.Only(t)
 			assertReserved(t, r, accepted.headers(r, "s"))
 			if n := len(x.oz.Received()); n != 1 {
