@@ -46,6 +46,7 @@ type Stream struct {
 	sentAt   time.Time
 	stopped  bool
 	ended    error // why nothing more is read: a fault of the client, or a *Refused
+	unclear  bool  // ended is an error that may as well mean that the client left
 	broken   bool  // a read timed out, or was ended by us: the connection can't be used again
 }
 
@@ -205,16 +206,26 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 	case deadline:
 		s.ended = s.progress.blame(waited)
 	default:
-		s.ended = s.blame(err)
+		s.ended, s.unclear = s.blame(err)
 	}
 	return s.ended
 }
 
-// blame tells what an error is that is no timeout: over HTTP/1 a timeout ends
-// the request's context, as a client that leaves does.
-func (s *Stream) blame(err error) error {
+// fault returns what the client did wrong. Over HTTP/2 a read fails a moment
+// before the request's context ends, when a client leaves.
+func (s *Stream) fault() error {
+	if s.unclear && s.ctx.Err() != nil {
+		return ErrGone
+	}
+	return s.ended
+}
+
+// blame tells what an error is that is no timeout, and whether the client may
+// have left all the same: over HTTP/1 a timeout ends the request's context, as a
+// client that leaves does.
+func (s *Stream) blame(err error) (fault error, unclear bool) {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return err
+		return err, false
 	}
 	_, isNet := errors.AsType[*net.OpError](err)
 	h3Err, isH3 := errors.AsType[*http3.Error](err)
@@ -222,9 +233,9 @@ func (s *Stream) blame(err error) error {
 	case s.ctx.Err() != nil,
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed),
 		isNet, isH3 && h3Err.Remote:
-		return ErrGone
+		return ErrGone, false
 	}
-	return err
+	return err, true
 }
 
 // Close implements io.Closer. The body is the server's to close.
@@ -254,7 +265,7 @@ func (s *Stream) state(now time.Time) State {
 		Unread:   !s.received || s.broken,
 	}
 	if _, refused := errors.AsType[*Refused](s.ended); !refused {
-		st.Fault = s.ended
+		st.Fault = s.fault()
 	}
 	switch {
 	case s.reading:

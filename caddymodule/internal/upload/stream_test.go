@@ -417,3 +417,21 @@ func BenchmarkStream(b *testing.B) {
 		s.End()
 	}
 }
+
+// Over HTTP/2 a read fails with an error of its own a moment before the
+// request's context ends. What was unclear then is a client that left.
+func TestAReadFailsBeforeTheContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	disconnected := errors.New("client disconnected")
+	r := httptest.NewRequest(http.MethodPost, "/", io.MultiReader(strings.NewReader("half"), iotest.ErrReader(disconnected)))
+	r.ContentLength = 100
+	s := NewStream(httptest.NewRecorder(), r.WithContext(ctx), Limits{})
+	defer s.End()
+	if _, err := io.ReadAll(s); err != disconnected || s.State().Fault != disconnected {
+		t.Errorf("%v, %+v", err, s.State())
+	}
+	cancel()
+	if fault := s.State().Fault; fault != ErrGone {
+		t.Errorf("then: %v", fault)
+	}
+}
