@@ -77,14 +77,17 @@ func (p *tab) forgive() {
 // awaitFault returns when the page has done something wrong.
 func (p *tab) awaitFault(t testing.TB, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	timeout := time.After(patience)
+	for {
 		p.mu.Lock()
-		all := strings.Join(p.faults, "\n")
+		all, more := strings.Join(p.faults, "\n"), p.more
 		p.mu.Unlock()
 		if strings.Contains(all, want) {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-more:
+		case <-timeout:
 			t.Fatalf("%q didn't come; the tab noticed: %s", want, all)
 		}
 	}

@@ -80,6 +80,7 @@ type tab struct {
 
 	mu      sync.Mutex
 	faults  []string
+	more    chan struct{} // closed with the next fault
 	answers []*network.Response
 }
 
@@ -87,7 +88,7 @@ type tab struct {
 // regular expression, and if there is one, some must: a lost connection, say, is written to the console by Chromium itself.
 func openTab(t testing.TB, chromium context.Context, origin, expected string) *tab {
 	t.Helper()
-	p := &tab{origin: origin}
+	p := &tab{origin: origin, more: make(chan struct{})}
 	ctx, closeTab := chromedp.NewContext(chromium, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.hear))
 	t.Cleanup(func() {
 		closeTab()
@@ -108,24 +109,31 @@ func (p *tab) hear(event any) {
 		for _, arg := range e.Args {
 			words = append(words, string(arg.Value)+arg.Description)
 		}
-		p.faults = append(p.faults, fmt.Sprintf("console.%s: %s", e.Type, strings.Join(words, " ")))
+		p.fault(fmt.Sprintf("console.%s: %s", e.Type, strings.Join(words, " ")))
 	case *runtime.EventExceptionThrown:
 		text := e.ExceptionDetails.Text
 		if e.ExceptionDetails.Exception != nil {
 			text += " " + e.ExceptionDetails.Exception.Description
 		}
-		p.faults = append(p.faults, "exception: "+text)
+		p.fault("exception: " + text)
 	case *log.EventEntryAdded: // CSP, lost connections, deprecated calls
 		if e.Entry.Level == log.EntryLevelWarning || e.Entry.Level == log.EntryLevelError {
-			p.faults = append(p.faults, fmt.Sprintf("%s %s: %s (%s)", e.Entry.Source, e.Entry.Level, e.Entry.Text, e.Entry.URL))
+			p.fault(fmt.Sprintf("%s %s: %s (%s)", e.Entry.Source, e.Entry.Level, e.Entry.Text, e.Entry.URL))
 		}
 	case *network.EventRequestWillBeSent:
 		if !p.isOwn(e.Request.URL) {
-			p.faults = append(p.faults, "elsewhere: "+e.Request.URL)
+			p.fault("elsewhere: " + e.Request.URL)
 		}
 	case *network.EventResponseReceived:
 		p.answers = append(p.answers, e.Response)
 	}
+}
+
+// fault must be called with mu held.
+func (p *tab) fault(text string) {
+	p.faults = append(p.faults, text)
+	close(p.more)
+	p.more = make(chan struct{})
 }
 
 // isOwn reports whether an address leads to the page's own origin, or nowhere.
