@@ -142,7 +142,7 @@ func TestProgressInLog(t *testing.T) {
 	}
 }
 
-// An attack counts its rows. Of so few requests most rows aren't tried, and there is no need to wait for them.
+// The line counts the attack's rows. With so few requests most of them aren't tried, so that the test is short.
 func TestProgressOfAttack(t *testing.T) {
 	t.Parallel()
 	oz := startSandbox(t, sandbox.Options{})

@@ -28,8 +28,8 @@ func traced(t testing.TB) (context.Context, *tracetest.SpanRecorder) {
 	return ctx, recorder
 }
 
-// A call that fails for its client is no error of Oz, and the span says so; no
-// text of a peer is in any of them.
+// A call that its client broke off is not Oz's error: the span says "client",
+// and has no text of a peer.
 func TestSpanOfAClientsFault(t *testing.T) {
 	ctx, recorder := traced(t)
 	gone, cancel := context.WithCancelCause(ctx)
@@ -103,7 +103,7 @@ func TestSpanNotSampled(t *testing.T) {
 	}
 }
 
-// A client's tracestate goes on as far as it would without tracing.
+// A client's tracestate has the same bound with tracing as without.
 func TestTracestateIsBounded(t *testing.T) {
 	for members, passed := range map[int]bool{1: true, 3: false, 32: false} { // of 250 bytes and more each
 		var state trace.TraceState

@@ -220,9 +220,9 @@ func (s *Stream) fault() error {
 	return s.ended
 }
 
-// blame tells what an error is that is no timeout, and whether the client may
-// have left all the same: over HTTP/1 a timeout ends the request's context, as a
-// client that leaves does.
+// blame tells what a read error means that isn't a timeout, and whether the
+// client may have left all the same. A timeout must not get here: over HTTP/1 it
+// ends the request's context, as a client that leaves does.
 func (s *Stream) blame(err error) (fault error, unclear bool) {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return err, false

@@ -216,7 +216,7 @@ func (g *graph) drawAxes(out *strings.Builder) {
 	fmt.Fprintf(out, `<path class="axis" d="M%d %dh%d"/>`+"\n", graphLeft, bottom, graphWidth)
 }
 
-// drawCurve draws a line, with a gap where there is no value, and the area below it if it is stacked.
+// drawCurve draws a line with gaps where values are missing, and fills the area below it if it is stacked.
 func (g *graph) drawCurve(out *strings.Builder, c curve) {
 	class := "line"
 	if c.limit {
