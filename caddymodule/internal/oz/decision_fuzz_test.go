@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 )
@@ -20,6 +21,9 @@ func FuzzDecision(f *testing.F) {
 	f.Add(201, []byte(`{"resolution_status":"FINISHED","system_resolution":"SUCCESS","analyses":[{"type":"QUALITY","state":"FINISHED","resolution_status":"SUCCESS"}]}`), true, false)
 	f.Add(201, []byte(`{"resolution_status":"FINISHED","system_resolution":"SUCCESS","meta_data":{"transaction_id":"order-1"}}`), false, true)
 	f.Add(201, []byte(`{"system_resolution":"DECLINED","system\u005fresolution":"SUCCESS","resolution_status":"FINISHED"}`), false, false)
+	f.Add(201, []byte(`{"system_reSolution":"","system\u005fresolution":"SUCCESS","resolution_status":"FINISHED"}`), false, false)
+	f.Add(201, []byte(`{"resolution_status":"FINISHED","system_resolution":"SUCCESS","meta_data":{"Event_session_id":1}}`), false, false)
+	f.Add(201, []byte(`{"resolution_status":"FINISHED","system_resolution":"SUCCESS","analyses":[1,{"\u017ftate":1}]}`), false, false)
 	f.Add(201, []byte("{\"resolution_status\":\"FINISHED\",\"system_resolution\":\"SUCCESS\",\"a\":\"\xff\\ud800\"}"), false, false)
 	f.Add(400, []byte(containerError), true, false)
 	path, err := ParsePath("meta_data.transaction_id")
@@ -62,6 +66,9 @@ func acceptable(doc []byte, quality, bind bool) bool {
 		return false
 	}
 	folder, _ := value.(map[string]any)
+	if otherCase(folder) {
+		return false
+	}
 	if folder["resolution_status"] != "FINISHED" || folder["system_resolution"] != "SUCCESS" {
 		return false
 	}
@@ -72,6 +79,30 @@ func acceptable(doc []byte, quality, bind bool) bool {
 		}
 	}
 	return !quality || qualitySucceeded(folder["analyses"])
+}
+
+// otherCase looks for the names that the gateway reads in another case, which
+// encoding/json would take for them.
+func otherCase(folder map[string]any) bool {
+	respelled := func(object any, ours ...string) bool {
+		members, _ := object.(map[string]any)
+		for name := range members {
+			for _, own := range ours {
+				if name != own && strings.EqualFold(name, own) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	if respelled(folder, "folder_id", "resolution_status", "system_resolution", "meta_data", "analyses") ||
+		respelled(folder["meta_data"], "event_session_id") {
+		return true
+	}
+	list, _ := folder["analyses"].([]any)
+	return slices.ContainsFunc(list, func(analysis any) bool {
+		return respelled(analysis, "type", "state", "resolution_status", "error_code", "error_message")
+	})
 }
 
 func qualitySucceeded(analyses any) bool {
