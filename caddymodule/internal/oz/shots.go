@@ -97,6 +97,12 @@ func (s *shots) finishEscape(piece []byte) []byte {
 	return piece[1:]
 }
 
+// hasLineEnd looks for a line end that came without an escape, which JSON does
+// not allow. The decoder would skip it, and lose count of the quanta.
+func hasLineEnd(text []byte) bool {
+	return bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0
+}
+
 func isLineEnd(text []byte) bool { return len(text) == 1 && (text[0] == '\n' || text[0] == '\r') }
 
 // text takes a piece of the string's value.
@@ -105,13 +111,13 @@ func (s *shots) text(piece []byte) {
 		s.base64(piece)
 		return
 	}
-	s.prefix = append(s.prefix, piece[:min(len(piece), longestPrefix)]...)
+	n := min(len(piece), longestPrefix-len(s.prefix))
+	s.prefix = append(s.prefix, piece[:n]...)
 	if len(s.prefix) < longestPrefix && !bytes.ContainsAny(s.prefix, ",") {
 		return
 	}
-	rest := piece[min(len(piece), longestPrefix):]
 	s.start()
-	s.base64(rest)
+	s.base64(piece[n:])
 }
 
 // start goes on behind the prefix of a data URL, if there is one.
@@ -154,7 +160,7 @@ func (s *shots) decode(coding *base64.Encoding, text []byte) {
 	if len(text) == 0 || s.bad {
 		return
 	}
-	if s.ended || int64(len(s.image)+coding.DecodedLen(len(text))) > s.limit {
+	if s.ended || int64(len(s.image)+coding.DecodedLen(len(text))) > s.limit || hasLineEnd(text) {
 		s.bad, s.image = true, nil
 		return
 	}

@@ -70,11 +70,15 @@ func TestBestShotIsDecodedWhileItFlows(t *testing.T) {
 		{"a PNG", base64.StdEncoding.EncodeToString([]byte("\x89PNG\r\n\x1a\n" + string(jpg))), nil},
 		{"a cut JPEG", base64.StdEncoding.EncodeToString(jpg[:20]), nil},
 		{"bad escape", b64[:100] + `\u00zz` + b64[100:], nil},
+		{"line ends without escapes", strings.ReplaceAll(b64, b64[76:80], b64[76:80]+"\r\n\r\n"), nil},
+		{"a line end within a quantum", b64[:101] + "\n" + b64[101:], nil},
+		{"data URL with a long prefix", "data:" + strings.Repeat("x", 100) + "," + b64, jpg},
+		{"data URL with a prefix that is too long", "data:" + strings.Repeat("x", longestPrefix) + "," + b64, nil},
 		{"NUL", b64[:100] + `\u0000` + b64[100:], nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			doc := image64(test.value)
-			for _, pieces := range [][]string{{doc}, bytewise(doc), {doc[:70], doc[70:75], doc[75:]}} {
+			for _, pieces := range [][]string{{doc}, bytewise(doc), {doc[:70], doc[70:75], doc[75:]}, {doc[:min(len(doc), 170)], doc[min(len(doc), 170):]}} {
 				for _, keep := range []bool{false, true} {
 					shots := collect(t, noLimit, keep, pieces...)
 					if len(shots) != 1 || shots[0].Entry != 0 || !bytes.Equal(shots[0].JPEG, test.want) {
@@ -146,7 +150,7 @@ func TestBestShotsOnlyOfWholeDocuments(t *testing.T) {
 //	go test -fuzz FuzzBestShot ./caddymodule/internal/oz
 func FuzzBestShot(f *testing.F) {
 	b64 := base64.StdEncoding.EncodeToString(picture(f, 900))
-	for _, value := range []string{b64, "data:x," + b64, strings.ReplaceAll(b64, "/", `\/`), b64 + "=", `\n` + b64, "====", `\`, ","} {
+	for _, value := range []string{b64, "data:x," + b64, strings.ReplaceAll(b64, "/", `\/`), b64 + "=", `\n` + b64, "====", `\`, ",", b64[:130] + "\r\r\r\r" + b64[130:]} {
 		f.Add(value, uint16(33))
 	}
 	f.Fuzz(func(t *testing.T, value string, split uint16) {
