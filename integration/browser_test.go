@@ -148,7 +148,7 @@ type came struct {
 	counted map[string]float64 // as observed.counted
 }
 
-// watch has do go through a case that posts so many requests to /verify, and collects what came of it.
+// watch runs do, which makes this number of posts to /verify, and collects what came of it.
 func (d *demoRun) watch(t testing.TB, p *tab, posts int, do func()) (c came) {
 	t.Helper()
 	isPost := []logFilter{isAccess, withField("request.uri", "/verify")}

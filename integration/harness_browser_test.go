@@ -272,7 +272,7 @@ type conditions struct {
 
 var setConditions = cdp.Command[conditions, cdp.Empty]{Method: "Network.emulateNetworkConditions"}
 
-// setNetwork slows the way to the server down to so many bytes a second upwards, -1 for any number, or cuts it.
+// setNetwork limits the upload to a number of bytes a second (-1: no limit), or cuts the way to the server.
 func (p *tab) setNetwork(t testing.TB, offline bool, upload float64) {
 	t.Helper()
 	_, err := chromedp.Call(p.ctx, setConditions, conditions{Offline: offline, Download: -1, Upload: upload})
@@ -520,7 +520,7 @@ func (r *relay) lets(piece []byte) bool {
 	return !r.broken
 }
 
-// breakAfter breaks the network so many bytes after clients have sent a word.
+// breakAfter breaks the network once clients have sent a word and then n bytes.
 func (r *relay) breakAfter(word string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

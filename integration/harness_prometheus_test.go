@@ -58,7 +58,7 @@ func startPrometheus(t testing.TB, jobs map[string]string) observability.Prometh
 	return p
 }
 
-// awaitScrapes returns when so many targets were scraped: Prometheus needs five seconds to look at its targets for the first time.
+// awaitScrapes returns when that many targets were scraped: Prometheus needs five seconds to look at its targets for the first time.
 func awaitScrapes(t testing.TB, p observability.Prometheus, targets int) {
 	t.Helper()
 	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {

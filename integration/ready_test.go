@@ -8,8 +8,8 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestReadyOnShutdown promises that a gateway that is told to end says so first: it takes capsules for shutdown_delay, and brings
-// those that it has to their end after it, while it is not ready.
+// TestReadyOnShutdown promises that a gateway that is told to end says so first: it isn't ready from then on, takes capsules for the
+// time of shutdown_delay, and afterwards finishes those in progress.
 func TestReadyOnShutdown(t *testing.T) {
 	t.Parallel()
 	const exiting = "Caddy is shutting down"
@@ -35,7 +35,7 @@ func TestReadyOnShutdown(t *testing.T) {
 	x.waitForLog(t, withMsg("shutdown scheduled"))
 	x.ready(t, exiting)
 	wantProbe("/oz_instant/ready", 503)
-	// Whoever has not noticed yet is served.
+	// A client that has not noticed yet is served.
 	if a := x.client(t, "h1").post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != 200 {
 		t.Errorf("a capsule in the delay got %d %s", a.Status, a.Body)
 	}

@@ -125,7 +125,7 @@ func TestSpans(t *testing.T) {
 						t.Errorf("the span is %s", got)
 					}
 					if got.Get("Parent.SpanID").Str != server.Get("SpanContext.SpanID").Str {
-						t.Errorf("%s is no child of the server's span %s", got, server)
+						t.Errorf("%s is not a child of the server's span %s", got, server)
 					}
 					parents["00-"+trace+"-"+got.Get("SpanContext.SpanID").Str+"-01"] = true
 					assertAttributes(t, attributes(got), want.attributes)

@@ -50,7 +50,7 @@ func TestStatusCommand(t *testing.T) {
 	}
 }
 
-// TestStatusCommandErrors promises exit code 1 and what to do where there is no status.
+// TestStatusCommandErrors promises that without a status the command says what to do, and exits with 1.
 func TestStatusCommandErrors(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "off.json")
@@ -76,7 +76,7 @@ func TestStatusCommandErrors(t *testing.T) {
 	}
 }
 
-// fakeAdmin is an admin endpoint that comes and goes, with a gateway that has decided so many capsules.
+// fakeAdmin is an admin endpoint that comes and goes, of a gateway that has decided a given number of capsules.
 func fakeAdmin(t testing.TB, address string, decided int) (end func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)

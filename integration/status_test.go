@@ -429,7 +429,7 @@ func TestStatusIsForOperators(t *testing.T) {
 		}
 	}
 	if len(secrets) != 4 {
-		t.Fatalf("there is no token to look for: %d", len(secrets))
+		t.Fatalf("found %d secrets to look for, want 4", len(secrets))
 	}
 	assertNowhere(t, map[string][]byte{"status": []byte(x.status(t).Raw)}, secrets)
 	x.assertNoCanary(t, []byte(email), []byte(password), secrets[3])

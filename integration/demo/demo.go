@@ -71,7 +71,7 @@ type Scene struct {
 	Clip         []byte `json:"-"`             // what was recorded; nil: anything
 }
 
-// New returns the app. It panics on a Site that is no URL.
+// New returns the app. It panics if Site isn't a URL.
 func New(o Options) http.Handler {
 	if o.SessionTokenPath == "" {
 		o.SessionTokenPath = DefaultSessionTokenPath

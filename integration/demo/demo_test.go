@@ -151,7 +151,7 @@ func TestCapsule(t *testing.T) {
 	}
 }
 
-// The page sends its recording along, and gets it back inside of the capsule.
+// The page sends its recording along, and gets it back within the capsule.
 func TestCapsuleAroundAClip(t *testing.T) {
 	app := New(Options{Capture: func(_ context.Context, s Scene) ([]byte, error) {
 		return fmt.Appendf(nil, "%s %s %s %d %s", s.Outcome, s.Fault, s.Transaction, s.Padding, s.Clip), nil

@@ -109,7 +109,7 @@ var rows = []row{
 			},
 		},
 		{
-			title: "Cut from answers", answers: "How many bytes of best shots does your app not have to read?", unit: bytesPerSec,
+			title: "Cut from answers", answers: "How many bytes of best shots is your app spared?", unit: bytesPerSec,
 			todo:    "Zero although capsules are decided: best_shot is keep or attach, or Oz sends none.",
 			queries: []query{{"{{job}}", `sum by (job) (rate(caddy_oz_instant_pruned_bytes_total{@}[$__rate_interval]))`}},
 		},
