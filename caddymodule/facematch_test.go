@@ -284,8 +284,8 @@ func TestNoMatchWithoutLiveness(t *testing.T) {
 	}
 }
 
-// A comparison that gives nothing is never an accept, and has the reasons and
-// the words of any other call.
+// A comparison that gives nothing is never an accept, and has the reasons of any
+// other call. Its client is never told to send the capsule again, which is used.
 func TestMatchThatFails(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -310,6 +310,9 @@ func TestMatchThatFails(t *testing.T) {
 			if test.status != 0 {
 				if w.Code != test.status || app.request != nil || !strings.Contains(w.Body.String(), `problem:`+string(test.reason)+`"`) {
 					t.Errorf("%d %s", w.Code, w.Body)
+				}
+				if !strings.Contains(w.Body.String(), "The capsule was used") || strings.Contains(w.Body.String(), "Nothing was sent") {
+					t.Errorf("the client is told %s", w.Body)
 				}
 				return
 			}

@@ -230,11 +230,14 @@ func (h *Handler) problem(res *Result) *problem {
 		p.Detail = "Nothing was decided and nothing was sent to Oz. Send the same capsule again, later."
 		return p
 	}
-	last := res.liveness.Report
-	if res.match != nil {
-		last = res.match.answer.Report
+	if res.match == nil {
+		return problemFor(res.verdict.Reason, missing, res.liveness.Report).withOzError(res.verdict.Error)
 	}
-	return problemFor(res.verdict.Reason, missing, last).withOzError(res.verdict.Error)
+	p := problemFor(res.verdict.Reason, missing, res.match.answer.Report)
+	if res.verdict.Decision == oz.Unavailable { // the reason is that of the second call, which had no capsule
+		p.Detail = missing + "The capsule was used, but the faces were not compared: ask for a new session token and capture again, later."
+	}
+	return p.withOzError(res.verdict.Error)
 }
 
 // uploadProblem is the refusal for a capsule that the client did not deliver.
