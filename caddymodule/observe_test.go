@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -39,24 +40,31 @@ func (s *slowly) Read(p []byte) (int, error) {
 }
 
 // What the client, Oz, the app and the store take, and waiting, is not the
-// gateway's own time. On a clock that stands still while the gateway works,
-// that is none at all.
+// gateway's own time, and the rest is: on a clock that stands still while the
+// gateway works, a value that takes it 50 ms to look up.
 func TestOwnTime(t *testing.T) {
 	for mode, capacity := range map[string]string{
 		"streamed": "", "with slots": `"capacity": {"slots": 1, "wait": "1h"}, `, "buffered": `"capacity": {"slots": 1, "memory": 67108864, "wait": "1h"}, `,
 	} {
 		t.Run(mode, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { ownTime(t, capacity) })
+			upload := 10 * time.Second // the client's nine, and one in which Oz takes nothing
+			if mode == "buffered" {
+				upload = 9 * time.Second
+			}
+			synctest.Test(t, func(t *testing.T) { ownTime(t, capacity, upload) })
 		})
 	}
 }
 
-func ownTime(t *testing.T, capacity string) {
+func ownTime(t *testing.T, capacity string, upload time.Duration) {
 	store := &script{replies: replies{claim: []reply{{deaf: 400 * time.Millisecond}}, settle: []reply{{deaf: 300 * time.Millisecond}}}}
-	h := newHandler(t, matching(func(req *http.Request) (*http.Response, error) {
+	answer := matching(answers(201, matched("SUCCESS", "SUCCESS")))
+	h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+		time.Sleep(time.Second)
+		res, err := answer(req) // once it has the whole body
 		time.Sleep(2 * time.Second)
-		return answers(201, matched("SUCCESS", "SUCCESS"))(req)
-	}), `{`+capacity+`"biometry": {"reference": "/photo"}, "replay_guard": `+scripted(t, store, "")+`}`)
+		return res, err
+	}, `{`+capacity+`"biometry": {"reference": "/photo"}, "require": [{"path": "meta_data.transaction_id", "value": "{test.order}"}], "replay_guard": `+scripted(t, store, "")+`}`)
 	logs := h.observed()
 	app := &photoApp{serve: func(w http.ResponseWriter, r *http.Request) error {
 		time.Sleep(time.Second)
@@ -64,8 +72,15 @@ func ownTime(t *testing.T, capacity string) {
 	}}
 	start := time.Now()
 	w := httptest.NewRecorder()
-	body := &slowly{pause: 3 * time.Second, pieces: []string{"cap", "su", "le"}}
-	if err := h.ServeHTTP(w, newCapsuleRequest(w, body), app); err != nil {
+	r := newCapsuleRequest(w, &slowly{pause: 3 * time.Second, pieces: []string{"cap", "su", "le"}})
+	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+		if key != "test.order" {
+			return nil, false
+		}
+		time.Sleep(50 * time.Millisecond)
+		return "order-1", true
+	})
+	if err := h.ServeHTTP(w, r, app); err != nil {
 		t.Fatal(err)
 	}
 	lines := logs.FilterMessage("capsule decided").All()
@@ -73,10 +88,10 @@ func ownTime(t *testing.T, capacity string) {
 		t.Fatalf("%d %s, %v", w.Code, w.Body, lines)
 	}
 	fields := lines[0].ContextMap()
-	if fields["decision"] != "SUCCESS" || fields["own"] != time.Duration(0) || fields["upload"] != 9*time.Second {
+	if fields["decision"] != "SUCCESS" || fields["own"] != 50*time.Millisecond || fields["upload"] != upload || fields["oz"] != 2*time.Second || fields["match"] != 2*time.Second {
 		t.Errorf("%v", fields)
 	}
-	if took := time.Since(start); took < 12*time.Second {
+	if took := time.Since(start); took < 16*time.Second {
 		t.Errorf("it all took %s only", took)
 	}
 }
@@ -137,6 +152,36 @@ func TestLeavingBetweenReadsIsAnAbort(t *testing.T) {
 	_ = h.ServeHTTP(w, r.WithContext(ctx), noApp(t))
 	if n := testutil.ToFloat64(h.metrics.aborted.WithLabelValues("gone")); n != 1 || testutil.ToFloat64(h.metrics.refusals.WithLabelValues(kindClientGone)) != 1 {
 		t.Errorf("%v uploads were aborted", n)
+	}
+}
+
+// Bad framing is no text of the client's in the log, though net/http's error
+// quotes the line of a trailer that is none.
+func TestClientsTextIsNotLogged(t *testing.T) {
+	h := newHandler(t, answers(201, success()), "")
+	logs := h.observed()
+	extra := make(chan any, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = fromClient(w, r)
+		_ = h.ServeHTTP(w, r, noApp(t))
+		extra <- r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey)
+	}))
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const size = 40_000 // more than is read before Oz is asked
+	fmt.Fprintf(conn, "POST /verify HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\ncanary\r\n\r\n",
+		capsuleMediaType, size, strings.Repeat("x", size))
+	access := fmt.Sprint(<-extra)
+	lines := logs.FilterMessage("capsule refused").All()
+	if len(lines) != 1 || lines[0].Level != zap.InfoLevel || lines[0].ContextMap()["problem"] != kindUnreadableCapsule || lines[0].ContextMap()["error"] == nil {
+		t.Fatalf("%v", logs.All())
+	}
+	if strings.Contains(fmt.Sprint(logs.All())+access, "canary") {
+		t.Errorf("%v, in the access log %s", lines, access)
 	}
 }
 

@@ -154,7 +154,6 @@ func TestBufferGivesBackWhatItDidNotNeed(t *testing.T) {
 
 // An upload that fails holds nothing.
 func TestBufferedUploadThatFails(t *testing.T) {
-	broken := errors.New("malformed chunk")
 	for _, test := range []struct {
 		name   string
 		stream *Stream
@@ -163,7 +162,7 @@ func TestBufferedUploadThatFails(t *testing.T) {
 		{"too large", testStream(bytes.NewReader(make([]byte, 2*chunkSize)), -1, chunkSize+1), ErrTooLarge},
 		{"too short", testStream(bytes.NewReader(make([]byte, chunkSize)), chunkSize+1, 1<<20), ErrShort},
 		{"broken off", testStream(io.MultiReader(bytes.NewReader(make([]byte, chunkSize)), iotest.ErrReader(io.ErrUnexpectedEOF)), -1, 1<<20), ErrGone},
-		{"framed wrongly", testStream(iotest.ErrReader(broken), -1, 1<<20), broken},
+		{"framed wrongly", testStream(iotest.ErrReader(errors.New("malformed chunk")), -1, 1<<20), ErrUnreadable},
 		{"cancelled", testStream(iotest.ErrReader(context.Canceled), chunkSize, 1<<20), ErrGone},
 	} {
 		t.Run(test.name, func(t *testing.T) {

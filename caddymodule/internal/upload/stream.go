@@ -235,7 +235,7 @@ func (s *Stream) blame(err error) (fault error, unclear bool) {
 		isNet, isH3 && h3Err.Remote:
 		return ErrGone, false
 	}
-	return err, true
+	return ErrUnreadable, true
 }
 
 // Close implements io.Closer. The body is the server's to close.

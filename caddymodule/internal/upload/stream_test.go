@@ -112,9 +112,9 @@ func TestStreamFaults(t *testing.T) {
 		{"stream cancelled", context.Canceled, false, ErrGone},
 		{"connection closed", net.ErrClosed, false, ErrGone},
 		{"HTTP/3 reset", &http3.Error{Remote: true}, false, ErrGone},
-		{"HTTP/3, our own error", &http3.Error{ErrorMessage: "x"}, false, &http3.Error{ErrorMessage: "x"}},
+		{"HTTP/3, our own error", &http3.Error{ErrorMessage: "x"}, false, ErrUnreadable},
 		{"an error when it has left", broken, true, ErrGone},
-		{"framed wrongly", broken, false, broken},
+		{"framed wrongly", broken, false, ErrUnreadable},
 		{"over the site's limit", tooLarge, true, tooLarge},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -427,7 +427,7 @@ func TestAReadFailsBeforeTheContextEnds(t *testing.T) {
 	r.ContentLength = 100
 	s := NewStream(httptest.NewRecorder(), r.WithContext(ctx), Limits{})
 	defer s.End()
-	if _, err := io.ReadAll(s); err != disconnected || s.State().Fault != disconnected {
+	if _, err := io.ReadAll(s); err != ErrUnreadable || s.State().Fault != ErrUnreadable {
 		t.Errorf("%v, %+v", err, s.State())
 	}
 	cancel()

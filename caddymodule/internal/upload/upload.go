@@ -17,8 +17,8 @@ import (
 )
 
 // What a client can do wrong while it uploads. None of it is an upstream's
-// fault. A *http.MaxBytesError of the site's request_body directive and any
-// error of bad framing pass through as they are.
+// fault. A *http.MaxBytesError of the site's request_body directive passes
+// through as it is.
 var (
 	ErrGone        = errors.New("client left")
 	ErrStalled     = errors.New("upload made no progress")
@@ -26,6 +26,10 @@ var (
 	ErrSiteTimeout = errors.New("the site's own read timeout ended the upload")
 	ErrTooLarge    = errors.New("capsule larger than max_capsule")
 	ErrShort       = errors.New("capsule shorter than its Content-Length")
+	// ErrUnreadable stands for each error of bad framing: net/http quotes the
+	// line of a malformed trailer, and quic-go the reason of a peer that closes
+	// its connection. Either would be the client's text in a log.
+	ErrUnreadable = errors.New("capsule cut off or framed wrongly")
 )
 
 // ErrStopped is what a body that was stopped reads as.
