@@ -173,7 +173,7 @@ func TestAbortCauses(t *testing.T) {
 // Each access token that is asked for counts once: as issued, or by the reason
 // why there is none.
 func TestAccessTokensAreCounted(t *testing.T) {
-	issued := fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "access_token_exp": %d}`, time.Now().Add(time.Hour).Unix())
+	issued := fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "expire_date": %d}`, time.Now().Add(time.Hour).Unix())
 	for result, login := range map[string]roundTrip{
 		tokenIssued: answers(200, issued), string(oz.Unauthorized): answers(403, `{"error_code": 3}`), string(oz.Unreachable): fails(0, errors.New("no route")),
 	} {

@@ -96,27 +96,30 @@ func ownTime(t *testing.T, capacity string, upload time.Duration) {
 	}
 }
 
-// A log-in is Oz's time, also before anything of the capsule is sent.
+// A log-in is Oz's time, also before anything of the capsule is sent, and where
+// nothing ever is.
 func TestLoginIsNotTheClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHandler(t, func(req *http.Request) (*http.Response, error) {
-			if req.URL.Path != oz.LoginPath {
-				return answers(201, success())(req)
+	for status, decision := range map[int]string{200: "SUCCESS", 403: "UNAVAILABLE"} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHandler(t, func(req *http.Request) (*http.Response, error) {
+				if req.URL.Path != oz.LoginPath {
+					return answers(201, success())(req)
+				}
+				time.Sleep(5 * time.Second)
+				return answers(status, fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "expire_date": %d}`, time.Now().Add(time.Hour).Unix()))(req)
+			}, `{"credentials": {"email": "a@example.com", "password": "one"}}`)
+			logs := h.observed()
+			w := httptest.NewRecorder()
+			body := &slowly{pause: time.Second, pieces: []string{"cap", "su", "le"}}
+			if err := h.ServeHTTP(w, newCapsuleRequest(w, body), new(testApp)); err != nil {
+				t.Fatal(err)
 			}
-			time.Sleep(5 * time.Second)
-			return answers(200, fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "access_token_exp": %d}`, time.Now().Add(time.Hour).Unix()))(req)
-		}, `{"credentials": {"email": "a@example.com", "password": "one"}}`)
-		logs := h.observed()
-		w := httptest.NewRecorder()
-		body := &slowly{pause: time.Second, pieces: []string{"cap", "su", "le"}}
-		if err := h.ServeHTTP(w, newCapsuleRequest(w, body), new(testApp)); err != nil {
-			t.Fatal(err)
-		}
-		fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
-		if fields["decision"] != "SUCCESS" || fields["oz"] != 5*time.Second || fields["upload"] != 3*time.Second || fields["own"] != time.Duration(0) {
-			t.Errorf("%v", fields)
-		}
-	})
+			fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
+			if fields["decision"] != decision || fields["oz"] != 5*time.Second || fields["upload"] != 3*time.Second || fields["own"] != time.Duration(0) {
+				t.Errorf("%v", fields)
+			}
+		})
+	}
 }
 
 // What a capsule that was refused for lack of capacity has waited is not the

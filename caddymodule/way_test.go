@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 	"sync"
@@ -164,6 +166,23 @@ func TestTokensOfSeveralBlocks(t *testing.T) {
 	failing := mustLoad(t, ctx, block(`{"credentials": {"email": "b@example.com", "password": "two"}}`))
 	failing.posted(t, noApp(t), "capsule")
 	if s := shown(ctx)[0].AccessToken; s.State != ozclient.TokenFailed || fixed.way.way != failing.way.way {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Of two good tokens the one that ends first is shown.
+func TestFirstTokenToEnd(t *testing.T) {
+	ctx := newContext(t)
+	for _, life := range []time.Duration{10 * time.Minute, 5 * time.Minute, 12 * time.Minute} {
+		block := ozConfig(t, func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path != oz.LoginPath {
+				return answers(201, success())(req)
+			}
+			return answers(200, fmt.Sprintf(`{"access_token": "a", "expire_token": "b", "expire_date": %d}`, time.Now().Add(life).Unix()))(req)
+		}, `{"credentials": {"email": "`+life.String()+`@example.com", "password": "one"}}`)
+		mustLoad(t, ctx, block).posted(t, new(testApp), "capsule")
+	}
+	if s := shown(ctx)[0].AccessToken; s.State != ozclient.TokenValid || s.ExpiresIn <= 240 || s.ExpiresIn > 300 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -48,6 +48,9 @@ func TestTokenStatus(t *testing.T) {
 		a.wantStatus(t, "when the token has expired, too", TokenFailed, 0)
 
 		f.fail(nil, nil)
+		go a.use(t, f)
+		synctest.Wait()
+		a.wantStatus(t, "while it is tried again", TokenRenewing, 0)
 		a.wantToken(t, f, "access-2")
 		a.wantStatus(t, "after a log-in", TokenValid, 900)
 		time.Sleep(900 * time.Second)
