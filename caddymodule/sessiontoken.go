@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -132,12 +133,24 @@ func tokenHeader(h http.Header) {
 }
 
 func askForToken(r *http.Request, gate *upload.Gate, client *ozclient.Client, timeout time.Duration) (string, ozclient.Report, error) {
-	release, err := gate.AcquireCall(r.Context(), timeout)
+	ctx, end := untilGone(r.Context())
+	defer end()
+	release, err := gate.AcquireCall(ctx, timeout)
 	if err != nil {
 		return "", ozclient.Report{}, err
 	}
 	defer release()
-	return client.SessionToken(r.Context(), r, timeout)
+	return client.SessionToken(ctx, r, timeout)
+}
+
+// untilGone returns a context that ends with the request's, for the reason that
+// the client has left. Over HTTP/3 a client that closes its connection ends the
+// request's with an error of quic-go, and words of its own in it. Taken as it
+// was, that was a timeout of Oz, or the words stood in the log.
+func untilGone(request context.Context) (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(request))
+	forget := context.AfterFunc(request, func() { cancel(upload.ErrGone) })
+	return ctx, func() { forget(); cancel(nil) }
 }
 
 // tokenResults are the words for what came of a session token: a closed set.

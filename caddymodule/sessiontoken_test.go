@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-go/quic-go"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
 
@@ -223,6 +225,39 @@ func TestSessionTokenOfAClientThatLeaves(t *testing.T) {
 	}
 	if lines := logs.FilterMessage("session token").All(); len(lines) != 1 || lines[0].ContextMap()["result"] != kindClientGone {
 		t.Errorf("%v", lines)
+	}
+}
+
+// Over HTTP/3 a client that closes its connection ends the request's context
+// with its own words. It has left all the same, at Oz or in the queue before,
+// and its words are in no log.
+func TestSessionTokenOfAClosedConnection(t *testing.T) {
+	closed := &quic.ApplicationError{Remote: true, ErrorMessage: "canary"}
+	for _, where := range []string{"at Oz", "in the queue"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, leave := context.WithCancelCause(t.Context())
+				h, logs := withTokens(t, func(req *http.Request) (*http.Response, error) {
+					leave(closed)
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				}, "")
+				if where == "in the queue" {
+					for release, err := h.gate.AcquireCall(t.Context(), 0); err == nil; release, err = h.gate.AcquireCall(t.Context(), 0) {
+						defer release()
+					}
+					time.AfterFunc(time.Second, func() { leave(closed) })
+				}
+				w := h.requested(t, tokenRequest().WithContext(ctx))
+				lines := logs.FilterMessage("session token").All()
+				if w.Code != statusClientGone || len(lines) != 1 || lines[0].Level != zap.InfoLevel || lines[0].ContextMap()["result"] != kindClientGone {
+					t.Errorf("%d %v", w.Code, lines)
+				}
+				if strings.Contains(fmt.Sprint(logs.All()), "canary") {
+					t.Errorf("%v", logs.All())
+				}
+			})
+		})
 	}
 }
 
