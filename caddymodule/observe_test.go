@@ -123,18 +123,29 @@ func TestLoginIsNotTheClients(t *testing.T) {
 }
 
 // What a capsule that was refused for lack of capacity has waited is not the
-// gateway's own time, but the queue's.
+// gateway's own time, but the queue's. What its client and the store took before
+// is neither.
 func TestRefusedHasWaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHandler(t, answers(201, success()), `{"capacity": {"slots": 1, "wait": "15s"}}`)
-		logs := h.observed()
-		defer taken(t, h).Release(false)
-		h.posted(t, noApp(t), "capsule")
-		fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
-		if own, there := fields["own"]; there || fields["queue"] != 15*time.Second || fields["reason"] != string(oz.Overloaded) {
-			t.Errorf("own time %v: %v", own, fields)
-		}
-	})
+	for _, memory := range []string{"", `, "memory": 67108864`} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &script{replies: replies{claim: []reply{{deaf: 400 * time.Millisecond}}}}
+			h := newHandler(t, answers(201, success()), `{"capacity": {"slots": 1, "wait": "15s"`+memory+`}, "replay_guard": `+scripted(t, store, "")+`}`)
+			logs := h.observed()
+			defer taken(t, h).Release(false)
+			w := httptest.NewRecorder()
+			body := &slowly{pause: 3 * time.Second, pieces: []string{"cap", "sule"}}
+			if err := h.ServeHTTP(w, newCapsuleRequest(w, body), noApp(t)); err != nil {
+				t.Fatal(err)
+			}
+			fields := logs.FilterMessage("capsule decided").All()[0].ContextMap()
+			if own, there := fields["own"]; there || fields["queue"] != 15*time.Second || fields["reason"] != string(oz.Overloaded) {
+				t.Errorf("own time %v: %v", own, fields)
+			}
+			if made := store.asked() != ""; made != (memory != "") {
+				t.Errorf("the store was asked for %q", store.asked())
+			}
+		})
+	}
 }
 
 // A client that leaves while nothing is read of its capsule, because Oz takes no
