@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -167,6 +169,41 @@ func TestSessionTokenFailures(t *testing.T) {
 		v := verdict{http: 504, reason: "timeout"}
 		v.assertProblem(t, c.get(t, "/session_token"))
 	})
+}
+
+// TestSessionTokenOfAClosedConnection promises that a browser's tab which is closed while Oz is slow is a client that left, and no
+// timeout of Oz. Over HTTP/3 it ends the request with words of its own, which stand nowhere.
+func TestSessionTokenOfAClosedConnection(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 2)
+	silent := startServer(t, func(conn net.Conn) {
+		conn.Read(make([]byte, 1))
+		asked <- struct{}{}
+		io.Copy(io.Discard, conn)
+	})
+	p := startCaddy(t, "{$SITE} {\n\tlog\n\toz_instant /verify {$OZ} {\n\t\tsession_token /session_token\n\t}\n}", withEnv("OZ", "http://"+silent))
+	conn, client := p.dialH3(t)
+	stream, err := client.OpenRequestStream(t.Context())
+	check(t, err)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+p.HTTPS+"/session_token", nil)
+	check(t, err)
+	check(t, stream.SendRequestHeader(req))
+	check(t, stream.Close()) // no content
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("Oz was not asked")
+	}
+	check(t, conn.CloseWithError(0x10c, "canary"))
+	if line := p.waitForLog(t, withMsg("session token")); line.Get("level").Str != "info" || line.Get("result").Str != "client-gone" {
+		t.Errorf("it is logged as %s", line)
+	}
+	if n := p.Metric(t, sessionTokensTotal+`{result="client-gone"}`); n != 1 {
+		t.Errorf("it is counted %v times", n)
+	}
+	if lines := p.logLines(having("canary")); len(lines) != 0 {
+		t.Errorf("the log has %s", lines)
+	}
 }
 
 // since counts the requests of one call that came after start. A Forget would leave those in that have not ended yet.
