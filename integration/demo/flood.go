@@ -189,7 +189,7 @@ func (f *flood) post(ctx context.Context, capsule []byte) (served bool, again ti
 	if answer.Header.Get("Content-Type") == "application/json" { // this app's own answer, and no problem document
 		return true, 0, nil
 	}
-	seconds, err := strconv.Atoi(answer.Header.Get("Retry-After"))
+	seconds, err := strconv.ParseUint(answer.Header.Get("Retry-After"), 10, 16) // more is past floodPatience anyway
 	if answer.StatusCode != http.StatusServiceUnavailable || err != nil {
 		return false, 0, errUnexpected
 	}

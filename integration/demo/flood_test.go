@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -181,6 +182,7 @@ func TestFloodFails(t *testing.T) {
 	}
 	for name, site := range map[string]string{
 		"not there": gone.URL, "another status": refuses(502, "1"), "no time": refuses(503, ""), "a date": refuses(503, "Thu, 26 Nov 2026 01:00:00 GMT"),
+		"less than no time": refuses(503, "-5"), "no end of time": refuses(503, "9223372036854775807"),
 	} {
 		app := New(Options{Capture: anyCapsule, Site: site})
 		do(app, floodRequest(`{"count":3}`))
@@ -193,6 +195,33 @@ func TestFloodFails(t *testing.T) {
 	if now := floodEnds(t, app); now.Failed != 2 {
 		t.Errorf("without capsules: %+v", now)
 	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// One that is refused comes again when Retry-After is over and not much later, and gives up in the end.
+func TestFloodWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const retryAfter = 4 * time.Second
+		var last time.Time
+		gateway := roundTripper(func(*http.Request) (*http.Response, error) {
+			if waited := time.Since(last); !last.IsZero() && (waited < retryAfter || waited > 2*retryAfter) {
+				t.Errorf("it came again after %s", waited)
+			}
+			last = time.Now()
+			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"4"}}, Body: http.NoBody}, nil
+		})
+		began := time.Now()
+		f := &flood{client: &http.Client{Transport: gateway}, capsule: func(context.Context) ([]byte, error) { return nil, nil }}
+		f.begin(1)
+		f.run(t.Context(), 1)
+		now := f.numbers()
+		if took := time.Since(began); took != floodPatience || now.Running || now.Failed != 1 || now.Refused < 10 || now.Sending+now.Waiting+now.Served != 0 {
+			t.Errorf("after %s: %+v", took, now)
+		}
+	})
 }
 
 // A flood stays on this machine, whatever the site is called.
