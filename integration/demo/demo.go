@@ -34,6 +34,10 @@ const (
 	maxPadding = 24 << 20
 )
 
+// maxCaptures is how many capsules are made and sent at once. Each may take 100 MB for as long as its reader likes, and anybody who
+// reaches the page may ask for one.
+const maxCaptures = 4
+
 // Options for New. The zero value is an app without a maker of capsules.
 type Options struct {
 	// Capture makes a capsule in place of the vendor's SDK. Nil: Capsules does.
@@ -88,7 +92,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("POST /verify", o.verify)
 	mux.HandleFunc("GET /profile/photo", o.photo)
 	if o.Capture != nil {
-		mux.HandleFunc("/demo/capsule", o.capsule)
+		mux.HandleFunc("/demo/capsule", atOnce(maxCaptures, o.capsule))
 	}
 	if o.Admin != "" {
 		mux.HandleFunc("GET /demo/status", o.status)
@@ -254,6 +258,20 @@ func (o Options) photo(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", http.DetectContentType(photo))
 	w.Header().Set("Content-Length", strconv.Itoa(len(photo)))
 	w.Write(photo)
+}
+
+// atOnce refuses requests while so many are in progress.
+func atOnce(limit int, next http.HandlerFunc) http.HandlerFunc {
+	places := make(chan struct{}, limit)
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+			next(w, r)
+		default:
+			http.Error(w, "too many at once: try again", http.StatusServiceUnavailable)
+		}
+	}
 }
 
 // capsule does what the SDK does in real life.

@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"net/textproto"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -192,6 +194,41 @@ func TestCapsuleAroundAClip(t *testing.T) {
 			t.Errorf("%s: %d %.200q", name, w.Code, w.Body)
 		}
 	}
+}
+
+// A small request asks for a large capsule, so few are made at once.
+func TestCapsulesAtOnce(t *testing.T) {
+	making, goOn := make(chan struct{}), make(chan struct{})
+	var open atomic.Int32
+	app := New(Options{Capture: func(context.Context, Scene) ([]byte, error) {
+		defer open.Add(-1)
+		if n := open.Add(1); n > maxCaptures {
+			return nil, fmt.Errorf("%d at once", n)
+		}
+		making <- struct{}{}
+		<-goOn
+		return nil, nil
+	}})
+	ask := func() int { return serve(app, "GET", "/demo/capsule?outcome=SUCCESS", "", nil).Code }
+	var all sync.WaitGroup
+	for range maxCaptures {
+		all.Go(func() {
+			if status := ask(); status != 200 {
+				t.Errorf("got %d", status)
+			}
+		})
+		<-making
+	}
+	if status := ask(); status != 503 {
+		t.Errorf("one more got %d", status)
+	}
+	close(goOn)
+	all.Wait()
+	all.Go(func() { <-making })
+	if status := ask(); status != 200 {
+		t.Errorf("after them one got %d", status)
+	}
+	all.Wait()
 }
 
 func TestVerifyShowsWhatOzSent(t *testing.T) {
