@@ -24,6 +24,7 @@ export function watch() {
 async function poll() {
   let next = second;
   if (!paused && document.visibilityState === 'visible') next = await look() ? second : 5 * second;
+  if (paused) state('paused', 'Paused.'); // also where an answer came later than the click
   setTimeout(poll, next);
 }
 
