@@ -386,7 +386,7 @@ func TestAlertRules(t *testing.T) {
 }
 
 // TestAlertRulesAreComplete promises an operator, for each alert, a severity, a summary, a section of docs/operations.md, a row in
-// the table of alerts, and a test in which it fires and one in which it does not.
+// the table of alerts that has the rule's own numbers, and a test in which it fires and one in which it does not.
 func TestAlertRulesAreComplete(t *testing.T) {
 	t.Parallel()
 	folder := observabilityFolder(t)
@@ -408,8 +408,15 @@ func TestAlertRulesAreComplete(t *testing.T) {
 		if !strings.Contains(runbook, "\n### "+name+"\n") {
 			t.Errorf("docs/operations.md has no section %s", name)
 		}
-		if !strings.Contains(table, "| [`"+name+"`]("+strings.TrimPrefix(link, "docs/")+") |") {
+		_, row, found := strings.Cut(table, "| [`"+name+"`]("+strings.TrimPrefix(link, "docs/")+") |")
+		if !found {
 			t.Errorf("docs/observability.md has no row for %s", name)
+		}
+		row, _, _ = strings.Cut(row, "\n")
+		for _, part := range partsInWords(row) {
+			if rules := rulesOf(alerts, name); !regexp.MustCompile(part + `\b`).MatchString(rules) {
+				t.Errorf("docs/observability.md says %s of %s, and the rule is\n%s", part, name, rules)
+			}
 		}
 		_, own, _ := strings.Cut(tests, "- name: "+name+" ")
 		own, _, _ = strings.Cut(own, "- name: OzInstant") // up to the next alert's
@@ -420,4 +427,31 @@ func TestAlertRulesAreComplete(t *testing.T) {
 	if len(alerts) == 0 {
 		t.Error("there are no alerts")
 	}
+}
+
+// rulesOf returns the text of the rules of an alert, which may have one for each severity.
+func rulesOf(alerts []string, name string) (text string) {
+	for _, alert := range alerts {
+		if strings.HasPrefix(alert, name+"\n") {
+			text += alert
+		}
+	}
+	return text
+}
+
+var numberInWords = regexp.MustCompile(`(\d+)(%| minutes| hours| days|)`)
+
+// partsInWords returns what a rule must have for its row in the table of alerts to be true: severities, and numbers with their units.
+func partsInWords(row string) (parts []string) {
+	severities, when, _ := strings.Cut(row, " | ")
+	when, _, _ = strings.Cut(when, " | ")
+	for severity := range strings.SplitSeq(severities, ",") {
+		parts = append(parts, "severity: "+strings.TrimSpace(severity))
+	}
+	for _, n := range numberInWords.FindAllStringSubmatch(when, -1) {
+		parts = append(parts, map[string]string{
+			"%": strings.TrimRight(fmt.Sprintf(`> 0\.%02s`, n[1]), "0"), " minutes": `\b` + n[1] + "m", " hours": n[1] + ` \* 3600`, " days": n[1] + ` \* 86400`, "": ">= " + n[1],
+		}[n[2]])
+	}
+	return parts
 }
