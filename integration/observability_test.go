@@ -429,6 +429,28 @@ func TestAlertRulesAreComplete(t *testing.T) {
 	}
 }
 
+// TestRunbookNamesPanels promises an operator that each panel that the sections of alerts send them to is on the dashboard.
+func TestRunbookNamesPanels(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(observabilityFolder(t), "../../../docs/operations.md"))
+	check(t, err)
+	_, runbook, _ := strings.Cut(string(text), "\n## Alerts\n")
+	runbook, _, _ = strings.Cut(runbook, "\n## ")
+	titles := map[string]bool{}
+	for _, panel := range readDashboard(t).Panels {
+		titles[panel.Title] = true
+	}
+	named := regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(runbook, -1)
+	for _, name := range named {
+		if title := strings.Join(strings.Fields(name[1]), " "); !titles[title] {
+			t.Errorf("there is no panel %q", title)
+		}
+	}
+	if len(named) < 10 {
+		t.Errorf("the sections name %d panels", len(named))
+	}
+}
+
 // rulesOf returns the text of the rules of an alert, which may have one for each severity.
 func rulesOf(alerts []string, name string) (text string) {
 	for _, alert := range alerts {
