@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/diagnose"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
@@ -308,6 +311,37 @@ func fenced(text, language string) string {
 	_, text, _ = strings.Cut(text, "```"+language+"\n")
 	text, _, _ = strings.Cut(text, "```")
 	return text
+}
+
+// The tables of flags have each flag of their command, and no other.
+func TestDocsFlags(t *testing.T) {
+	flag := regexp.MustCompile("`--([a-z-]+)")
+	for _, doc := range []struct {
+		file, heading string
+		command       *cobra.Command
+	}{
+		{"docs/operations.md", "Is my Oz ready?", checkCommand()},
+		{"docs/operations.md", "What is my gateway doing?", statusCommand()},
+		{"docs/seal.md", "Looking at one by hand", verifyCommand()},
+		{"docs/security.md", "Attack your own deployment", attackCommand()},
+	} {
+		shown := map[string]bool{}
+		for _, row := range table(t, doc.file, doc.heading) {
+			for i, cell := range row {
+				for _, name := range flag.FindAllStringSubmatch(cell, -1) {
+					shown[name[1]] = true
+					if i == 0 && doc.command.Flags().Lookup(name[1]) == nil {
+						t.Errorf("%s: %s has no --%s", doc.file, doc.command.Name(), name[1])
+					}
+				}
+			}
+		}
+		doc.command.Flags().VisitAll(func(f *pflag.Flag) {
+			if !shown[f.Name] {
+				t.Errorf("%s: --%s of %s is missing", doc.file, f.Name, doc.command.Name())
+			}
+		})
+	}
 }
 
 // The reasons that a gateway isn't ready are shown as they are sent.
