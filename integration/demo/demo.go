@@ -260,7 +260,7 @@ func (o Options) photo(w http.ResponseWriter, r *http.Request) {
 	w.Write(photo)
 }
 
-// atOnce refuses requests while so many are in progress.
+// atOnce refuses a request while limit others are in progress.
 func atOnce(limit int, next http.HandlerFunc) http.HandlerFunc {
 	places := make(chan struct{}, limit)
 	return func(w http.ResponseWriter, r *http.Request) {
