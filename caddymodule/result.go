@@ -58,7 +58,7 @@ func newResult(a attempt, attach bool) *Result {
 		res.verdict, res.why, res.busy = oz.ReasonVerdict(oz.Overloaded), busy, busy.Cause
 	case errors.Is(a.refused, errGuarded): // guarded says why
 	case a.refused != nil:
-		res.fault = a.blame(a.refused)
+		res.fault = a.refused
 	default:
 		res.verdict = a.liveness.Verdict
 		res.take(a.err)
@@ -88,20 +88,10 @@ func (res *Result) take(err error) {
 	case !ok:
 		res.why = err
 	case failed.Fault == ozclient.FaultClient:
-		res.fault = res.blame(failed.Err)
-		res.why = res.fault
+		res.fault, res.why = failed.Err, failed.Err
 	default:
 		res.why = failed.Err
 	}
-}
-
-// blame returns what the client did wrong: err, or what its upload has turned
-// out to have ended with.
-func (a *attempt) blame(err error) error {
-	if a.upload.Fault != nil {
-		return a.upload.Fault
-	}
-	return err
 }
 
 // takeMatch makes the worse of liveness and face matching the decision.

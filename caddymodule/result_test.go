@@ -289,20 +289,3 @@ func TestNothingPersonalIsLogged(t *testing.T) {
 		}
 	}
 }
-
-// The client's fault is what its upload has ended with, which may be known only
-// after the call has.
-func TestFaultIsTheUploads(t *testing.T) {
-	early := &ozclient.Error{Fault: ozclient.FaultClient, Err: errors.New("client disconnected")}
-	for name, a := range map[string]attempt{
-		"at Oz":            {err: early, upload: upload.State{Fault: upload.ErrGone}},
-		"before it got in": {refused: early.Err, upload: upload.State{Fault: upload.ErrGone}},
-	} {
-		if res := newResult(a, false); res.fault != upload.ErrGone || (*Handler)(nil).problem(res).kind != kindClientGone {
-			t.Errorf("%s: %v", name, res.fault)
-		}
-	}
-	if res := newResult(attempt{err: early}, false); res.fault != early.Err {
-		t.Errorf("without another word: %v", res.fault)
-	}
-}

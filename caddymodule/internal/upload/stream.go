@@ -46,7 +46,6 @@ type Stream struct {
 	sentAt   time.Time
 	stopped  bool
 	ended    error // why nothing more is read: a fault of the client, or a *Refused
-	unclear  bool  // ended is an error that may as well mean that the client left
 	broken   bool  // a read timed out, or was ended by us: the connection can't be used again
 }
 
@@ -161,14 +160,16 @@ func (s *Stream) begin() error {
 }
 
 func (s *Stream) finish(n int, err error) (int, error) {
+	waited := time.Since(s.since)
+	fault := s.blame(err) // which may wait
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waited := time.Since(s.since)
 	s.reading = false
 	s.idle.Broadcast()
 
 	s.progress.took(n, waited)
-	err = s.judge(err, waited)
+	err = s.judge(err, fault, waited)
 	switch {
 	case s.stopped:
 		return 0, ErrStopped
@@ -178,9 +179,9 @@ func (s *Stream) finish(n int, err error) (int, error) {
 	return n, err
 }
 
-// judge tells what it means that a read ended with err. It returns what the
-// reader is told.
-func (s *Stream) judge(err error, waited time.Duration) error {
+// judge tells what it means that a read ended with err, which is fault unless it
+// is something else. It returns what the reader is told.
+func (s *Stream) judge(err, fault error, waited time.Duration) error {
 	// In the trailer of a chunked body net/http reports a timeout as a cut body.
 	deadline := errors.Is(err, os.ErrDeadlineExceeded) || err != nil && err != io.EOF && waited >= s.progress.armed
 	if deadline {
@@ -206,36 +207,45 @@ func (s *Stream) judge(err error, waited time.Duration) error {
 	case deadline:
 		s.ended = s.progress.blame(waited)
 	default:
-		s.ended, s.unclear = s.blame(err)
+		s.ended = fault
 	}
 	return s.ended
 }
 
-// fault returns what the client did wrong. Over HTTP/2 a read fails a moment
-// before the request's context ends, when a client leaves.
-func (s *Stream) fault() error {
-	if s.unclear && s.ctx.Err() != nil {
-		return ErrGone
-	}
-	return s.ended
-}
-
-// blame tells what a read error means that isn't a timeout, and whether the
-// client may have left all the same. A timeout must not get here: over HTTP/1 it
-// ends the request's context, as a client that leaves does.
-func (s *Stream) blame(err error) (fault error, unclear bool) {
+// blame tells what the client did if a read error is its fault. What it says of
+// a timeout doesn't count: over HTTP/1 that ends the request's context, as a
+// client that leaves does.
+func (s *Stream) blame(err error) error {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return err, false
+		return err
 	}
 	_, isNet := errors.AsType[*net.OpError](err)
 	h3Err, isH3 := errors.AsType[*http3.Error](err)
 	switch {
-	case s.ctx.Err() != nil,
-		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed),
-		isNet, isH3 && h3Err.Remote:
-		return ErrGone, false
+	case err == nil, err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed),
+		isNet, isH3 && h3Err.Remote, s.hasLeft():
+		return ErrGone
 	}
-	return ErrUnreadable, true
+	return ErrUnreadable
+}
+
+// settleTime is how much later than a read the request's context may end. It is
+// some instructions of the server, between which others may run.
+const settleTime = time.Second
+
+// hasLeft reports, after a read has failed, whether the client has left. Over
+// HTTP/2 the errors of the server don't tell, and the read of a client that
+// leaves fails before the request's context ends.
+func (s *Stream) hasLeft() bool {
+	if s.protoMajor < 2 {
+		return s.ctx.Err() != nil
+	}
+	settled, cancel := context.WithTimeout(s.ctx, settleTime)
+	defer cancel()
+	<-settled.Done()
+	return s.ctx.Err() != nil
 }
 
 // Close implements io.Closer. The body is the server's to close.
@@ -265,7 +275,7 @@ func (s *Stream) state(now time.Time) State {
 		Unread:   !s.received || s.broken,
 	}
 	if _, refused := errors.AsType[*Refused](s.ended); !refused {
-		st.Fault = s.fault()
+		st.Fault = s.ended
 	}
 	switch {
 	case s.reading:

@@ -419,19 +419,35 @@ func BenchmarkStream(b *testing.B) {
 }
 
 // Over HTTP/2 a read fails with an error of its own a moment before the
-// request's context ends. What was unclear then is a client that left.
+// request's context ends. Only if it doesn't end is the client still there.
 func TestAReadFailsBeforeTheContextEnds(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	disconnected := errors.New("client disconnected")
-	r := httptest.NewRequest(http.MethodPost, "/", io.MultiReader(strings.NewReader("half"), iotest.ErrReader(disconnected)))
-	r.ContentLength = 100
-	s := NewStream(httptest.NewRecorder(), r.WithContext(ctx), Limits{})
-	defer s.End()
-	if _, err := io.ReadAll(s); err != ErrUnreadable || s.State().Fault != ErrUnreadable {
-		t.Errorf("%v, %+v", err, s.State())
-	}
-	cancel()
-	if fault := s.State().Fault; fault != ErrGone {
-		t.Errorf("then: %v", fault)
+	for name, test := range map[string]struct {
+		protoMajor int
+		ends       time.Duration // the context, after the read; 0: never
+		want       error
+		after      time.Duration
+	}{
+		"h2, left":  {2, 900 * time.Millisecond, ErrGone, 900 * time.Millisecond},
+		"h2, there": {2, 0, ErrUnreadable, settleTime},
+		"h1, there": {1, 0, ErrUnreadable, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				disconnected := iotest.ErrReader(errors.New("client disconnected"))
+				r := httptest.NewRequest(http.MethodPost, "/", io.MultiReader(strings.NewReader("half"), disconnected))
+				r.ContentLength, r.ProtoMajor = 100, test.protoMajor
+				s := NewStream(httptest.NewRecorder(), r.WithContext(ctx), Limits{})
+				defer s.End()
+				if test.ends > 0 {
+					time.AfterFunc(test.ends, cancel)
+				}
+				start := time.Now()
+				if _, err := io.ReadAll(s); err != test.want || s.State().Fault != test.want || time.Since(start) != test.after {
+					t.Errorf("after %s: %v, %+v", time.Since(start), err, s.State())
+				}
+			})
+		})
 	}
 }
