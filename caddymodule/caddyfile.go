@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"regexp"
@@ -51,6 +52,7 @@ func init() {
 //	        queue  <n>
 //	        wait   <duration>
 //	        memory <size>
+//	        shared redis <url>|<store> ...
 //	    }
 //	    replay_guard    [memory|redis <url>|<store> ...] {
 //	        window   <duration>
@@ -463,7 +465,34 @@ func (p *parser) parseCapacity(d *caddyfile.Dispenser) error {
 		},
 		"wait":   durationOption(&c.Wait),
 		"memory": sizeOption(&c.Memory),
+		"shared": func(d *caddyfile.Dispenser) error { return parseShared(d, c) },
 	})
+}
+
+// parseShared leaves the store's arguments and block to the module of its name.
+func parseShared(d *caddyfile.Dispenser, c *Capacity) (err error) {
+	d.Reset()
+	d.Next()
+	segment := d.NextSegment()[1:]
+	if len(segment) == 0 || !storeName.MatchString(segment[0].Text) { // it is not quoted: a URL may hold a password
+		return d.Err("capacity: invalid shared store (want redis <url>, or the name of another module)")
+	}
+	c.SharedRaw, err = parseStore(segment, slotsNamespace, "capacity: shared redis")
+	return err
+}
+
+// parseStore parses a segment that begins with the name of a store, and returns
+// the module of that name.
+func parseStore(segment caddyfile.Segment, namespace, option string) (json.RawMessage, error) {
+	d, name := firstToken(segment), segment[0].Text
+	module, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	if err != nil {
+		if name == "redis" && !registered(namespace+".redis") {
+			return nil, d.Errf("%s isn't built in (want a Caddy built --with %s)", option, redisPackage)
+		}
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, "module", name, nil), nil
 }
 
 // parseReplayGuard parses the guard's own options. The store's name, its
@@ -490,18 +519,11 @@ func (p *parser) parseReplayGuard(d *caddyfile.Dispenser) error {
 	if !storeName.MatchString(name) { // it is not quoted: a URL may hold a password
 		return firstToken(store).Err("replay_guard: invalid store (want memory, redis <url>, or the name of another module)")
 	}
-	module, err := caddyfile.UnmarshalModule(firstToken(append(store, rest...)), replayNamespace+"."+name)
-	if err != nil {
-		if name == "redis" && !registered(replayNamespace+".redis") {
-			return firstToken(store).Errf("replay_guard: redis isn't built in (want a Caddy built --with %s)", redisPackage)
-		}
-		return err
-	}
-	g.StoreRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
-	return nil
+	g.StoreRaw, err = parseStore(append(store, rest...), replayNamespace, "replay_guard: redis")
+	return err
 }
 
-// redisPackage has the store in Redis.
+// redisPackage has the stores in Redis.
 const redisPackage = "github.com/oz-instant/caddy-oz-instant/caddymodule/redis"
 
 var (

@@ -244,46 +244,6 @@ type Biometry struct {
 	MaxReference int64 `json:"max_reference,omitempty"`
 }
 
-// Capacity limits how much work Oz gets at once. Oz does two or three analyses
-// at once, of some three seconds each; any more make all of them slower.
-// Capsules that find no slot wait unread, first come, first served: a phone
-// sends its megabytes when its turn has come.
-//
-// Requests that cannot be served in time are refused before their capsule is
-// read: 503, with a Retry-After estimated from recent analyses and the queue.
-//
-// All handlers with the same way to Oz (address, Host and other `header_up`,
-// transport, `base_path`) share one capacity, in whatever site they are. The
-// limits survive config reloads. Handlers in the same config must use the same
-// values.
-type Capacity struct {
-	// How many analyses may run at once, over all upstreams. With several
-	// upstreams it is the sum over them; `lb_policy least_conn` spreads them.
-	// Default: no limit, which needs `memory`.
-	Slots int `json:"slots,omitempty"`
-
-	// How many capsules may wait beyond those in slots; with `memory`, uploads
-	// in progress count, too. 0 is allowed: no capsule waits. Default: four
-	// times `slots`.
-	Queue *int `json:"queue,omitempty"`
-
-	// How long a capsule may wait, not counting its own upload. Capsules
-	// certain to wait longer are refused immediately. Default: `15s`.
-	Wait caddy.Duration `json:"wait,omitempty"`
-
-	// Memory for capsules, in bytes. With it, capsules are received whole
-	// before they take a slot, so that a slow phone does not hold one; this is
-	// the most that they hold together, and never less than `max_capsule`.
-	// When it is full, clients are not read: the network holds them back.
-	// When all places of `slots` and `queue` are taken, a new upload replaces
-	// the slowest one that is silent for half a second or sends less than 32
-	// KiB a second; that one gets 503. Have room for
-	// (`slots` + `queue`) usual capsules; a chunked one counts as `max_capsule`
-	// until it is complete. Nothing is written to a disk.
-	// Default: none; capsules stream to Oz while they hold a slot.
-	Memory int64 `json:"memory,omitempty"`
-}
-
 // Seal gives the app a proof of the decision: the header `X-Oz-Seal` of every
 // decided request is a compact JWS (RFC 7515) by ES256, of the type
 // `oz-seal+jwt`, which any JWT library verifies. An app that does so needs no
@@ -646,28 +606,6 @@ func (b *Biometry) validate() error {
 		return invalid("biometry tag", fmt.Errorf("invalid tag %q (want a word such as photo_selfie)", b.Tag))
 	case b.MaxReference <= 0:
 		return invalid("biometry max_reference", errNotPositive)
-	}
-	return nil
-}
-
-func (c *Capacity) validate(maxCapsule int64) error {
-	if c == nil {
-		return nil
-	}
-	switch {
-	case c.Slots < 0:
-		return invalid("capacity slots", errNotPositive)
-	case c.Slots == 0 && c.Memory == 0:
-		return invalid("capacity", errors.New("set slots, memory, or both"))
-	case *c.Queue < 0:
-		return invalid("capacity queue", errors.New("must not be less than zero"))
-	case c.Wait <= 0:
-		return invalid("capacity wait", errNotPositive)
-	case c.Memory < 0:
-		return invalid("capacity memory", errNotPositive)
-	case c.Memory > 0 && c.Memory < upload.MinMemory(maxCapsule):
-		return invalid("capacity memory", fmt.Errorf("%s cannot hold a capsule of max_capsule (want at least %s)",
-			sizeString(c.Memory), sizeString(upload.MinMemory(maxCapsule))))
 	}
 	return nil
 }

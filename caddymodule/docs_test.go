@@ -220,7 +220,9 @@ func TestDocsMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	labels := map[string]string{"caddy_oz_instant_access_token_expiry_timestamp_seconds": ""} // absent without credentials
+	labels := map[string]string{ // absent without credentials and shared
+		"caddy_oz_instant_access_token_expiry_timestamp_seconds": "", "caddy_oz_instant_slots_shared": "",
+	}
 	for _, family := range families {
 		var names []string
 		for _, pair := range family.GetMetric()[0].GetLabel() {

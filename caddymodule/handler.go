@@ -7,7 +7,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
@@ -89,20 +88,16 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 // provisionOz opens the way to Oz, and its gate: also for a handler without
 // limits, so that it cannot go around those of another one.
 func (h *Handler) provisionOz(ctx caddy.Context) (err error) {
-	identity := h.Config.Identity() // before New, which consumes the config
+	identity, room := h.Config.Identity(), h.Config.Installation() // before New, which consumes the config
 	opts := h.options()
 	opts.Granted = h.metrics.tokenRefreshed
 	if h.client, err = ozclient.New(ctx, &h.Config, opts); err != nil {
 		return err
 	}
-	if h.gate, err = upload.OpenGate(identity, configID(ctx), h.Capacity.limits(), h.metrics.gauges()); err != nil {
+	if err := h.openGate(ctx, identity, room); err != nil {
 		return err
 	}
 	h.way = openWay(identity, configID(ctx), h.client, h.gate)
-	if c := h.Capacity; c != nil && c.Memory > 0 && c.Memory < int64(c.Slots)*h.MaxCapsule {
-		h.logger.Warn("capacity: memory cannot hold a largest capsule for each slot; slots may idle while uploads wait for memory",
-			zap.Int64("memory", c.Memory), zap.Int("slots", c.Slots), zap.Int64("max_capsule", h.MaxCapsule))
-	}
 	return nil
 }
 
@@ -117,13 +112,6 @@ func (h *Handler) options() ozclient.Options {
 		KeepBestShot:     h.BestShot == bestShotKeep,
 		CollectBestShots: h.collectsShots(),
 	}
-}
-
-func (c *Capacity) limits() upload.Capacity {
-	if c == nil {
-		return upload.Capacity{}
-	}
-	return upload.Capacity{Slots: c.Slots, Queue: *c.Queue, Wait: time.Duration(c.Wait), Memory: c.Memory}
 }
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.

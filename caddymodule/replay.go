@@ -170,15 +170,23 @@ func (g *ReplayGuard) provision(ctx caddy.Context, h *Handler) error {
 }
 
 // longestAttempt returns the most that can pass between a capsule's last byte
-// and its decision. A call to Oz may take timeout twice: for Oz to take what is
-// buffered, and to answer. No option counts for more than a day.
+// and its decision.
 func (h *Handler) longestAttempt() time.Duration {
-	const day = 24 * time.Hour
-	call := 2 * min(time.Duration(h.Timeout), day)
-	longest := call + attemptMargin
+	longest := h.longestAnalysis()
 	if c := h.Capacity; c != nil && c.Memory > 0 {
 		longest += min(time.Duration(c.Wait), day)
 	}
+	return longest
+}
+
+// day is the most that any option counts for.
+const day = 24 * time.Hour
+
+// longestAnalysis returns the most that Oz and face matching can take. A call to
+// Oz may take timeout twice: for Oz to take what is buffered, and to answer.
+func (h *Handler) longestAnalysis() time.Duration {
+	call := 2 * min(time.Duration(h.Timeout), day)
+	longest := call + attemptMargin
 	if h.Biometry != nil {
 		longest += referenceTimeout + call
 	}

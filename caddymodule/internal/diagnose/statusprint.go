@@ -13,6 +13,7 @@ import (
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/ozclient"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
 )
 
 const (
@@ -143,6 +144,9 @@ func (b *Board) way(w Way, now time.Time) (lines []string) {
 	if w.Slots > 0 {
 		add("queued", fmt.Sprintf("%s of %s, a newcomer waits about %s", count(w.Queued), count(w.Queue), secondsOf(w.WaitSeconds)))
 	}
+	if w.Shared != nil {
+		add("shared", b.shared(*w.Shared))
+	}
 	if w.MemoryBytes > 0 || w.HeldBytes > 0 {
 		add("memory", fmt.Sprintf("%s, %d uploads in progress", limited(size(w.HeldBytes), size(w.MemoryBytes), w.MemoryBytes > 0), w.Uploading))
 	}
@@ -153,6 +157,14 @@ func (b *Board) way(w Way, now time.Time) (lines []string) {
 	add("decisions", wrap(decisionWords(w.Decisions), "   ")...)
 	add("failures", b.failures(w.LastFailures, now)...)
 	return lines
+}
+
+// shared says what all gateways do together.
+func (b *Board) shared(s upload.SharedStatus) string {
+	if s.Alone {
+		return b.paint("31", "ALONE") + ", the store doesn't answer; a share of slots and queue is used"
+	}
+	return fmt.Sprintf("over %s gateways, %s in flight and %s queued in all", count(s.Gateways), count(s.InFlight), count(s.Queued))
 }
 
 func limited(n, limit string, has bool) string {

@@ -290,24 +290,50 @@ func printable(s string) bool {
 //
 // It must be taken before New, which consumes the configuration.
 func (c *Config) Identity() string {
-	rp := c.ReverseProxy
-	var upstreams []string
-	for _, u := range rp.Upstreams {
-		upstreams = append(upstreams, u.Dial)
-	}
-	slices.Sort(upstreams)
-	transport, err := transportDefaults(rp.TransportRaw)
+	transport, err := transportDefaults(c.ReverseProxy.TransportRaw)
 	if err != nil { // New fails as well
 		transport = nil
 	}
-	var dynamic any
-	_ = json.Unmarshal(rp.DynamicUpstreamsRaw, &dynamic) // as for transport
-	way := []any{c.BasePath, upstreams, dynamic, transport}
-	if rp.Headers != nil {
-		way = append(way, rp.Headers.Request)
+	way := append(c.addresses(), transport)
+	if h := c.ReverseProxy.Headers; h != nil {
+		way = append(way, h.Request)
 	}
-	doc, err := json.Marshal(way)
-	if err != nil { // strings and decoded JSON only
+	return canonical(way)
+}
+
+// Installation names the Oz at the end of the way, as other gateways with the
+// same upstreams, base path and Host name it, too. Other headers are no part of
+// it: there may be a password that changes in one gateway after the other.
+// Placeholders such as {env.OZ_HOST} count as what they come to.
+//
+// It must be taken before New.
+func (c *Config) Installation() string {
+	way := c.addresses()
+	if h := c.ReverseProxy.Headers; h != nil && h.Request != nil {
+		for name, values := range h.Request.Set {
+			if strings.EqualFold(name, "Host") {
+				way = append(way, values)
+			}
+		}
+	}
+	return caddy.NewReplacer().ReplaceKnown(canonical(way), "")
+}
+
+func (c *Config) addresses() []any {
+	var upstreams []string
+	for _, u := range c.ReverseProxy.Upstreams {
+		upstreams = append(upstreams, u.Dial)
+	}
+	slices.Sort(upstreams)
+	var dynamic any
+	_ = json.Unmarshal(c.ReverseProxy.DynamicUpstreamsRaw, &dynamic) // New fails as well
+	return []any{c.BasePath, upstreams, dynamic}
+}
+
+// canonical returns strings and decoded JSON as JSON.
+func canonical(value any) string {
+	doc, err := json.Marshal(value)
+	if err != nil {
 		panic(err)
 	}
 	return string(doc)

@@ -165,6 +165,34 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// Gateways recognize an installation by its addresses and Host alone, as they are when the placeholders
+// of the environment are replaced.
+func TestInstallation(t *testing.T) {
+	of := func(fields, proxy string) string { return stubConfig(t, nil, fields, proxy).Installation() }
+	t.Setenv("OZ_TEST_HOST", "one.internal")
+	const to = `"upstreams": [{"dial": "a:1"}, {"dial": "b:2"}]`
+	one := of("", `{`+to+`, "headers": {"request": {"set": {"Host": ["one.internal"]}}}}`)
+	for name, same := range map[string]string{
+		"order, case": of("", `{"upstreams": [{"dial": "b:2"}, {"dial": "a:1"}], "headers": {"request": {"set": {"host": ["one.internal"]}}}}`),
+		"secrets":     of(withCredentials, `{`+to+`, "headers": {"request": {"set": {"Host": ["one.internal"], "X-Key": ["secret"]}}}}`),
+		"placeholder": of("", `{`+to+`, "headers": {"request": {"set": {"Host": ["{env.OZ_TEST_HOST}"]}}}}`),
+	} {
+		if same != one {
+			t.Errorf("%s matters:\n%s\n%s", name, same, one)
+		}
+	}
+	for name, other := range map[string]string{
+		"base path": of(`{"base_path": "/x"}`, `{`+to+`, "headers": {"request": {"set": {"Host": ["one.internal"]}}}}`),
+		"upstream":  of("", `{"upstreams": [{"dial": "a:1"}], "headers": {"request": {"set": {"Host": ["one.internal"]}}}}`),
+		"Host":      of("", `{`+to+`, "headers": {"request": {"set": {"Host": ["two.internal"]}}}}`),
+		"dynamic":   of("", `{"upstreams": null, "dynamic_upstreams": {"source": "a", "name": "one.test", "port": "80"}}`),
+	} {
+		if other == one {
+			t.Errorf("%s doesn't matter", name)
+		}
+	}
+}
+
 // What an operator says of the transport holds; what is not said is filled in:
 // no kept connections, no proxy from the environment. Other transports are
 // theirs.

@@ -16,7 +16,16 @@ type Capacity struct {
 	Slots  int // 0: no limit
 	Queue  int
 	Wait   time.Duration
-	Memory int64 // 0: bodies are streamed
+	Memory int64   // 0: bodies are streamed
+	Shared *Shared // nil: slots and queue are this gateway's own
+}
+
+// is reports whether two capacities are the same. Each user of a gate has a
+// store of its own, and those with the same configuration are the same.
+func (c Capacity) is(other Capacity) bool {
+	same := c.Shared.config() == other.Shared.config()
+	c.Shared, other.Shared = nil, nil
+	return same && c == other
 }
 
 // Gauge is the part of a Prometheus gauge that a Gate needs.
@@ -57,8 +66,7 @@ type gate struct {
 
 	mu          sync.Mutex
 	users       []*Gate   // the last one's limits are in force
-	places      int       // how many uploads may be inside; 0: no limit
-	inside      []*upload // have one of the places; with memory
+	inside      []*upload // have one of the places in slots and queue; with memory
 	connections map[connectionID]*connection
 }
 
@@ -86,14 +94,17 @@ func newGate() *gate {
 	return g
 }
 
-// Destruct implements caddy.Destructor.
-func (*gate) Destruct() error { return nil }
+// Destruct implements caddy.Destructor: the last user has gone.
+func (g *gate) Destruct() error {
+	g.slots.share(nil).leave()
+	return nil
+}
 
 func (g *Gate) join() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, other := range g.users {
-		if other.config == g.config && other.capacity != g.capacity {
+		if other.config == g.config && !other.capacity.is(g.capacity) {
 			return errors.New("capacity: another oz_instant with the same upstreams has other limits, or only one of them has any (want the same in each: they share one capacity)")
 		}
 	}
@@ -118,11 +129,8 @@ func (g *gate) apply() {
 		return
 	}
 	g.slots.set(c.Slots, c.Queue)
-	g.places = 0
-	if c.Slots > 0 {
-		g.places = c.Slots + c.Queue
-	}
-	if c.Memory > 0 { // uploads of the config before may still need theirs
+	go g.slots.share(c.Shared).leave() // which may take a moment; mostly there is none to leave
+	if c.Memory > 0 {                  // uploads of the config before may still need theirs
 		g.memory.set(c.Memory)
 	}
 }

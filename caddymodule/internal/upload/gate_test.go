@@ -18,8 +18,8 @@ func limits(slots, queue int) Capacity {
 
 func (g *gate) wantLimits(t *testing.T, slots, queue int) {
 	t.Helper()
-	if g.slots.slots != slots || g.slots.queue != queue || g.places != slots+queue {
-		t.Errorf("%d slots, a queue of %d and %d places, want %d and %d", g.slots.slots, g.slots.queue, g.places, slots, queue)
+	if g.slots.slots != slots || g.slots.queue != queue {
+		t.Errorf("%d slots and a queue of %d, want %d and %d", g.slots.slots, g.slots.queue, slots, queue)
 	}
 }
 

@@ -174,7 +174,7 @@ func (g *Gate) wantEmpty(t *testing.T) {
 func (l *limiter) load() (busy, waiting int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.busy, len(l.waiting)
+	return len(l.held), len(l.waiting)
 }
 
 func (m *memory) load() (used int64, uploads int) {

@@ -127,8 +127,7 @@ func TestLimiterLearnsFromTheServed(t *testing.T) {
 		served bool
 		want   time.Duration
 	}{{10 * time.Second, false, firstGuess}, {time.Second, true, time.Second}, {10 * time.Second, false, time.Second}, {9 * time.Second, true, 2 * time.Second}} {
-		l.busy++
-		if l.release(step.held, step.served); l.service != step.want {
+		if l.release(l.enter(time.Minute, false), step.held, step.served); l.service != step.want {
 			t.Errorf("%+v: %s", step, l.service)
 		}
 	}
@@ -194,7 +193,7 @@ func TestLimiterChanges(t *testing.T) {
 		if busy, waiting := l.load(); busy != 2 || waiting != 1 {
 			t.Errorf("with 2 slots %d are taken and %d wait", busy, waiting)
 		}
-		l.release(analysis, true)
+		l.release(l.held[0], analysis, true)
 		all.Wait()
 	})
 }

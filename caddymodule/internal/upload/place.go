@@ -114,7 +114,7 @@ func (g *gate) contend(u *upload) error {
 }
 
 func (g *gate) takeFree(u *upload) bool {
-	if g.places > 0 && len(g.inside) >= g.places {
+	if g.slots.full(len(g.inside)) {
 		return false
 	}
 	g.inside = append(g.inside, u)

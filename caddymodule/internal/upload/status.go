@@ -17,6 +17,17 @@ type GateStatus struct {
 	MemoryBytes    int64   `json:"memory_bytes"`    // how many may be held
 	ServiceSeconds float64 `json:"service_seconds"` // an upload is in flight, lately; 0: none was measured
 	WaitSeconds    float64 `json:"wait_seconds"`    // estimate for a newcomer
+
+	Shared *SharedStatus `json:"shared,omitempty"` // absent unless slots count over all gateways
+}
+
+// SharedStatus is what all gateways do together that share slots, by the last
+// answer of their store.
+type SharedStatus struct {
+	Alone    bool `json:"alone"`     // the store doesn't answer, and this gateway goes on with its share
+	Gateways int  `json:"gateways"`  // that the store last knew; 0: it never answered
+	InFlight int  `json:"in_flight"` // have a slot, of those that this gateway knows of
+	Queued   int  `json:"queued"`    // wait for one
 }
 
 // Status returns what all users of this gate do together, and the limits in
@@ -64,12 +75,20 @@ func (g *gate) unbounded() (end func(served bool)) {
 func (l *limiter) fill(s *GateStatus) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.InFlight, s.Queued = l.busy, len(l.waiting)
+	s.InFlight, s.Queued = len(l.held), len(l.waiting)
 	if l.learnt {
 		s.ServiceSeconds = seconds(l.service)
 	}
-	if len(l.waiting) > 0 || !l.free() {
-		s.WaitSeconds = seconds(l.after(len(l.waiting) + 1))
+	slots, _ := l.limits()
+	othersHold, othersWait := l.fleet.elsewhere()
+	if waiting := len(l.waiting) + othersWait; waiting > 0 || !l.free(slots-othersHold) {
+		s.WaitSeconds = seconds(l.after(waiting + 1))
+	}
+	if l.fleet != nil {
+		s.Shared = &SharedStatus{
+			Alone: l.fleet.lost, Gateways: l.fleet.gateways,
+			InFlight: len(l.held) + othersHold, Queued: len(l.waiting) + othersWait,
+		}
 	}
 }
 

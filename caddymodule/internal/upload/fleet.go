@@ -1,0 +1,428 @@
+package upload
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// heartbeat is how often a gateway tells the store all that it has, at least.
+	heartbeat = time.Second
+
+	// gatewayLife is how long the store believes a gateway that says nothing: a
+	// heartbeat, a call that takes its time, and as much again. After it the
+	// slots of a gateway that has died go to others.
+	gatewayLife = 4 * time.Second
+
+	// storeTimeout bounds each call of the store.
+	storeTimeout = time.Second
+
+	// mostNew is how many newcomers go into one call: while a store works for
+	// one gateway, others wait for it.
+	mostNew = 1000
+)
+
+// Shared is what it takes to count slots and queue over all gateways.
+type Shared struct {
+	Store  SlotStore
+	Config string        // of the store
+	Room   string        // names the upstream, in the same way in all gateways
+	Lease  time.Duration // the longest time that an upload can have a slot
+	Logger *zap.Logger
+}
+
+func (s *Shared) config() string {
+	if s == nil {
+		return ""
+	}
+	return s.Config
+}
+
+// fleet has a limiter's slots granted by a store. While the store doesn't
+// answer, the gateway goes on alone with its share of them. One goroutine talks
+// to the store, so that calls never overtake each other: what came about between
+// two calls goes into the next one, and each second all there is, which mends
+// whatever was lost.
+type fleet struct {
+	limiter *limiter
+	room    string
+	gateway string
+	wake    chan struct{}
+
+	// With the limiter's mu held:
+
+	logger *zap.Logger
+	store  SlotStore
+	stop   context.CancelFunc
+	done   chan struct{} // closed when nothing talks to the store any more
+
+	lease    time.Duration
+	lost     bool    // the store doesn't answer
+	cautious bool    // other gateways may use slots that the store doesn't know of
+	joins    bool    // the store doesn't know this gateway, or may not
+	whole    bool    // the next call tells all
+	over     []int64 // tickets that the store must forget
+
+	gateways      int       // by the store's last answer; 0: there was none
+	othersHold    int       // slots
+	othersWait    int       // for one
+	othersSettled time.Time // when the last of their leases has ended
+	untilSettled  int       // slots that this gateway may use until then, alone
+}
+
+func newFleet(l *limiter, room string) *fleet {
+	f := &fleet{limiter: l, room: room, gateway: rand.Text()[:12], wake: make(chan struct{}, 1), done: make(chan struct{})}
+	f.stop = func() {}
+	close(f.done)
+	return f
+}
+
+// share begins, changes or, with nil, ends counting over all gateways. It returns
+// the fleet to leave, if any.
+func (l *limiter) share(s *Shared) (ended *fleet) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case s == nil:
+		ended, l.fleet = l.fleet, nil
+		l.grant()
+		return ended
+	case l.fleet == nil:
+		l.fleet = newFleet(l, s.Room)
+	}
+	l.fleet.use(s)
+	return nil
+}
+
+// use has the fleet talk to a store: its first one, or that of another config.
+func (f *fleet) use(s *Shared) {
+	f.logger, f.lease = s.Logger, max(f.lease, s.Lease)
+	if f.store == s.Store {
+		return
+	}
+	f.stop()
+	ctx, stop := context.WithCancel(context.Background())
+	before, done := f.done, make(chan struct{})
+	f.store, f.stop, f.done, f.joins, f.whole = s.Store, stop, done, true, true
+	go s.Store.Listen(ctx, f.room, f.gateway, f.poke)
+	go func() {
+		defer close(done)
+		<-before
+		f.run(ctx, s.Store)
+	}()
+}
+
+// leave gives back what this gateway has, unless uploads still use it. Then the
+// store takes it for dead soon.
+func (f *fleet) leave() {
+	if f == nil {
+		return
+	}
+	f.stop()
+	select {
+	case <-f.done:
+	case <-time.After(storeTimeout): // there is no answer, and won't be one
+		return
+	}
+	f.limiter.mu.Lock()
+	idle := len(f.limiter.held) == 0 && !f.lost
+	report := SlotReport{Gateway: f.gateway, Left: true, Slots: f.limiter.slots, Lease: f.lease.Milliseconds()}
+	f.limiter.mu.Unlock()
+	if !idle {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	_, _ = f.store.Sync(ctx, f.room, report) // or its slots come back a little later
+}
+
+// run calls the store until ctx ends: when there is something to tell, and each
+// second.
+func (f *fleet) run(ctx context.Context, store SlotStore) {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		f.sync(ctx, store)
+		wake := f.wake
+		if f.isLost() { // it is asked again with the next heartbeat
+			wake = nil
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f.tellAll()
+		case <-wake:
+		}
+	}
+}
+
+func (f *fleet) isLost() bool {
+	f.limiter.mu.Lock()
+	defer f.limiter.mu.Unlock()
+	return f.lost
+}
+
+func (f *fleet) tellAll() {
+	f.limiter.mu.Lock()
+	defer f.limiter.mu.Unlock()
+	f.whole = true
+}
+
+// sync makes one call.
+func (f *fleet) sync(ctx context.Context, store SlotStore) {
+	report := f.report()
+	call, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	answer, err := store.Sync(call, f.room, report)
+	f.limiter.mu.Lock()
+	defer f.limiter.mu.Unlock()
+	switch {
+	case ctx.Err() != nil: // another store is used now, or none
+		f.whole = true
+	case err != nil:
+		f.lose(err)
+	default:
+		f.accept(report, answer)
+	}
+}
+
+// report says what has come about since the last call, or all there is.
+func (f *fleet) report() SlotReport {
+	l := f.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	r := SlotReport{
+		Gateway: f.gateway, Life: gatewayLife.Milliseconds(), Whole: f.whole,
+		Joins: f.joins, Cautious: f.cautious, Slots: l.slots, Queue: l.queue, Share: l.slots, Lease: f.lease.Milliseconds(), Over: f.over,
+	}
+	if f.cautious {
+		r.Share, _ = f.share(l.slots, l.queue)
+	}
+	f.over = nil
+	for _, t := range l.waiting {
+		switch {
+		case t.told && !f.whole:
+		case t.accepted:
+			r.Waiting = append(r.Waiting, t.slotTicket(now))
+		case len(r.New) == mostNew:
+			f.poke()
+		default:
+			r.New = append(r.New, t.slotTicket(now))
+		}
+	}
+	if f.whole {
+		r.Held = f.reportHeld(now)
+	}
+	f.whole = false
+	return r
+}
+
+// reportHeld says which tickets have a slot. While the gateway is alone, some may
+// get one before the answer comes, and it says that they have it already.
+func (f *fleet) reportHeld(now time.Time) (held []SlotTicket) {
+	l := f.limiter
+	for _, t := range l.held {
+		held = append(held, t.slotTicket(now))
+	}
+	if f.lost {
+		slots, _ := f.share(l.slots, l.queue)
+		for n := len(held); n < slots; n++ {
+			held = append(held, SlotTicket{ID: int64(-1 - n)})
+		}
+	}
+	return held
+}
+
+func (t *ticket) slotTicket(now time.Time) SlotTicket {
+	return SlotTicket{ID: t.id, Age: now.Sub(t.since).Milliseconds()}
+}
+
+// accept acts on the store's answer to a report.
+func (f *fleet) accept(r SlotReport, a SlotAnswer) {
+	l := f.limiter
+	if a.Unknown {
+		f.beCautious()
+		f.poke()
+		return
+	}
+	if f.lost {
+		f.lost, f.whole = false, true
+		f.poke()
+		f.logger.Info("capacity: slots are counted over all gateways again", zap.Int("gateways", a.Gateways))
+	}
+	f.joins, f.cautious = false, f.cautious && a.Fresh
+	if !f.cautious {
+		f.gateways, f.othersSettled = a.Gateways, time.Now().Add(a.Others)
+	}
+	for _, t := range r.Waiting {
+		l.tell(t.ID)
+	}
+	for _, t := range r.New {
+		if !slices.Contains(a.Refused, t.ID) {
+			l.tell(t.ID)
+		}
+	}
+	f.take(a.Granted)
+	f.othersHold, f.othersWait = max(0, a.Held-len(a.Granted)), max(0, a.Waiting-l.countTold())
+	for _, id := range a.Refused {
+		l.turnAway(id, CauseQueue)
+	}
+	if !r.Whole {
+		f.estimate(r, a.Waiting)
+	}
+}
+
+// take gives slots to tickets that the store has granted. One that has left in
+// the meantime gives its slot back.
+func (f *fleet) take(granted []int64) {
+	l := f.limiter
+	for _, id := range granted {
+		t := find(l.waiting, id)
+		switch {
+		case t != nil:
+			remove(&l.waiting, t)
+			l.admit(t)
+		case find(l.held, id) == nil:
+			f.over = append(f.over, id)
+			f.poke()
+		}
+	}
+}
+
+// estimate turns those away that have just come and would wait for too long,
+// given how many wait in all: they are the last of them.
+func (f *fleet) estimate(r SlotReport, waiting int) {
+	newcomers := append(r.Waiting, r.New...)
+	for i, n := range newcomers {
+		t := find(f.limiter.waiting, n.ID)
+		if t != nil && f.limiter.after(waiting-(len(newcomers)-1-i)) > t.wait {
+			f.limiter.turnAway(t.id, CauseWait)
+			f.ended(t)
+		}
+	}
+}
+
+// lose goes on without the store, which doesn't answer.
+func (f *fleet) lose(err error) {
+	l := f.limiter
+	if !f.lost {
+		f.beCautious()
+		f.lost = true
+		slots, queue := f.part(l.slots, l.queue)
+		f.logger.Error("capacity: the store of the slots doesn't answer; until it does, this gateway goes on with its share",
+			zap.Int("slots", slots), zap.Int("queue", queue), zap.Int("gateways", f.gateways), zap.Error(err))
+	}
+	f.whole = true
+	l.grant()
+}
+
+// beCautious notes that the store may not know what is in use, here and at other
+// gateways: it doesn't answer, or has forgotten.
+func (f *fleet) beCautious() {
+	l := f.limiter
+	if !f.cautious {
+		f.untilSettled = max(len(l.held), f.partOfFree(l.slots-len(l.held)-f.othersHold))
+	}
+	f.cautious, f.joins, f.whole = true, true, true
+	for _, t := range l.waiting {
+		t.accepted, t.told = true, false
+	}
+}
+
+// part returns this gateway's part of the limits: at least one slot. How many
+// gateways there are is known from the store's last answer. One that never got
+// an answer takes one slot.
+func (f *fleet) part(slots, queue int) (ownSlots, ownQueue int) {
+	gateways := f.gateways
+	if gateways == 0 {
+		gateways = slots
+	}
+	return max(1, slots/gateways), max(min(queue, 1), queue/gateways)
+}
+
+// partOfFree returns this gateway's part of the slots that nobody has: at least
+// one, if there are some.
+func (f *fleet) partOfFree(free int) int {
+	return max(min(free, 1), free/max(1, f.gateways))
+}
+
+// share returns the limits for a gateway that is alone or cautious. Until the leases of other
+// gateways have ended that held more than their part, it takes no more than what
+// it held itself, or was free.
+func (f *fleet) share(slots, queue int) (ownSlots, ownQueue int) {
+	ownSlots, ownQueue = f.part(slots, queue)
+	if time.Now().Before(f.othersSettled) {
+		ownSlots = min(ownSlots, f.untilSettled)
+	}
+	return ownSlots, ownQueue
+}
+
+// grants reports whether the store grants the slots.
+func (f *fleet) grants() bool { return f != nil && !f.lost }
+
+// alone reports whether there is a store that doesn't answer.
+func (f *fleet) alone() bool { return f != nil && f.lost }
+
+// elsewhere returns how many tickets other gateways have in slots and waiting.
+func (f *fleet) elsewhere() (held, waiting int) {
+	if !f.grants() {
+		return 0, 0
+	}
+	return f.othersHold, f.othersWait
+}
+
+// ended tells the store that a ticket is no more.
+func (f *fleet) ended(t *ticket) {
+	if !f.grants() {
+		return
+	}
+	f.over = append(f.over, t.id)
+	f.poke()
+}
+
+// poke has the store called soon.
+func (f *fleet) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+func find(tickets []*ticket, id int64) *ticket {
+	for _, t := range tickets {
+		if t.id == id {
+			return t
+		}
+	}
+	return nil
+}
+
+// tell notes that the store has a ticket in its books.
+func (l *limiter) tell(id int64) {
+	if t := find(l.waiting, id); t != nil {
+		t.told, t.accepted = true, true
+	}
+}
+
+func (l *limiter) countTold() (n int) {
+	for _, t := range l.waiting {
+		if t.told {
+			n++
+		}
+	}
+	return n
+}
+
+// turnAway refuses one that waits.
+func (l *limiter) turnAway(id int64, cause Cause) {
+	if t := find(l.waiting, id); t != nil {
+		remove(&l.waiting, t)
+		t.refuse(&Refused{cause, l.untilFree()})
+	}
+}

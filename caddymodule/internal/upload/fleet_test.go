@@ -1,0 +1,269 @@
+package upload_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/slotstest"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
+)
+
+const (
+	analysis = 3 * time.Second
+	lease    = 20 * time.Second
+)
+
+type nothing struct{}
+
+func (nothing) Add(float64) {}
+
+// gateways are several with one store, and what all of them have at the upstream.
+type gateways struct {
+	server *slotstest.Server
+	stores []*slotstest.Store
+	gates  []*upload.Gate
+	logs   *observer.ObservedLogs
+
+	mu      sync.Mutex
+	busy    int
+	most    int
+	served  []string // in the order in which they got their slots
+	refused int
+	all     sync.WaitGroup
+}
+
+func newGateways(t *testing.T, n int, c upload.Capacity) *gateways {
+	t.Helper()
+	g := &gateways{server: slotstest.NewServer()}
+	core, logs := observer.New(zap.InfoLevel)
+	g.logs = logs
+	for i := range n {
+		store := &slotstest.Store{Server: g.server}
+		g.stores = append(g.stores, store)
+		g.gates = append(g.gates, g.open(t, fmt.Sprintf("%s %d", t.Name(), i), c, store, zap.New(core)))
+	}
+	return g
+}
+
+func (g *gateways) open(t *testing.T, key string, c upload.Capacity, store upload.SlotStore, logger *zap.Logger) *upload.Gate {
+	t.Helper()
+	c.Shared = &upload.Shared{Store: store, Config: "redis", Room: "oz", Lease: lease, Logger: logger}
+	gate, err := upload.OpenGate(key, t, c, upload.Gauges{Queued: nothing{}, Memory: nothing{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gate
+}
+
+// close ends all, so that nothing is left of the test.
+func (g *gateways) close() {
+	g.all.Wait()
+	for _, gate := range g.gates {
+		gate.Close()
+	}
+	synctest.Wait()
+}
+
+// send has a gateway take an upload to the upstream, for as long as it takes.
+func (g *gateways) send(gateway int, name string, takes time.Duration) {
+	g.all.Go(func() {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("capsule"))
+		stream := upload.NewStream(httptest.NewRecorder(), r, upload.Limits{MaxBytes: 1 << 20, Timeout: time.Minute})
+		defer stream.End()
+		admission, err := g.gates[gateway].Acquire(context.Background(), stream)
+		g.mu.Lock()
+		if err != nil {
+			g.refused++
+			g.mu.Unlock()
+			return
+		}
+		g.busy++
+		g.most, g.served = max(g.most, g.busy), append(g.served, name)
+		g.mu.Unlock()
+		time.Sleep(takes)
+		g.mu.Lock()
+		g.busy--
+		g.mu.Unlock()
+		admission.Release(true)
+	})
+}
+
+func (g *gateways) now() (busy, most int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.busy, g.most
+}
+
+func (g *gateways) count() (served int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.served)
+}
+
+func (g *gateways) down(down bool) {
+	for _, s := range g.stores {
+		s.Down.Store(down)
+	}
+}
+
+// load sends ten times what the slots can do to all gateways, for a while, and returns how
+// much of the slots was in use, on the average.
+func (g *gateways) load(slots int, duration time.Duration) (busy float64) {
+	ticks, sum := 0, 0
+	for begun := time.Now(); time.Since(begun) < duration; ticks++ {
+		g.send(ticks%len(g.gates), "", analysis)
+		time.Sleep(analysis / time.Duration(10*slots))
+		now, _ := g.now()
+		sum += now
+	}
+	return float64(sum) / float64(ticks*slots)
+}
+
+func capacity(slots, queue int, memory int64) upload.Capacity {
+	return upload.Capacity{Slots: slots, Queue: queue, Wait: 15 * time.Second, Memory: memory}
+}
+
+// At ten times the load, over three gateways, with and without memory, all slots are in use and none
+// more, and nobody waits who isn't served.
+func TestFleetUnderLoad(t *testing.T) {
+	for _, memory := range []int64{0, 64 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGateways(t, 3, capacity(6, 24, memory))
+			defer g.close()
+			g.load(6, 20*time.Second)
+			if busy := g.load(6, time.Minute); busy < 0.98 {
+				t.Errorf("memory %d: %.3f of the slots were in use", memory, busy)
+			}
+			g.all.Wait()
+			if _, most := g.now(); most != 6 {
+				t.Errorf("memory %d: %d at once", memory, most)
+			}
+		})
+	}
+}
+
+// The one that has waited longest is next, in whatever gateway. What is full is full for all.
+func TestFleetServesInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 3, capacity(1, 4, 0))
+		defer g.close()
+		time.Sleep(5 * time.Second)
+		for _, step := range []struct {
+			gateway int
+			name    string
+		}{{0, "a"}, {2, "b"}, {1, "c"}, {2, "d"}, {0, "e"}, {1, "refused"}} {
+			g.send(step.gateway, step.name, time.Second)
+			time.Sleep(10 * time.Millisecond)
+		}
+		s := g.gates[1].Status()
+		if s.Queued != 1 || s.Shared.Queued != 4 || s.InFlight != 0 || s.Shared.InFlight != 1 || s.Shared.Gateways != 3 || s.Shared.Alone {
+			t.Errorf("status %+v, shared %+v", s, s.Shared)
+		}
+		begun := time.Now()
+		g.all.Wait()
+		if got := strings.Join(g.served, ""); got != "abcde" || g.refused != 1 {
+			t.Errorf("served %s, refused %d", got, g.refused)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("five seconds of work took %s", took)
+		}
+	})
+}
+
+// Without the store each gateway goes on with its share, and then with the others again; nobody is lost,
+// and Oz never gets more than its slots: whether calls fail, or only their answers are lost,
+// whether the server then knows all that was, or nothing.
+func TestFleetWithoutStore(t *testing.T) {
+	for name, fault := range map[string]func(g *gateways, begin bool){
+		"down": func(g *gateways, begin bool) { g.down(begin) },
+		"restarted": func(g *gateways, begin bool) {
+			if g.down(begin); begin {
+				g.server.Restart()
+			}
+		},
+		"deaf": func(g *gateways, begin bool) {
+			for _, s := range g.stores {
+				s.Deaf.Store(begin)
+			}
+		},
+		"forgetful": func(g *gateways, begin bool) { g.server.Restart() },
+		"mute": func(g *gateways, begin bool) {
+			for _, s := range g.stores {
+				s.Mute.Store(begin)
+			}
+		},
+	} {
+		for _, outage := range []time.Duration{300 * time.Millisecond, 3 * time.Second, 40 * time.Second} {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGateways(t, 3, capacity(6, 24, 0))
+				defer g.close()
+				g.load(6, 20*time.Second)
+				fault(g, true)
+				without := g.load(6, outage)
+				fault(g, false)
+				g.load(6, 10*time.Second)
+				with := g.load(6, 20*time.Second)
+				_, most := g.now()
+				if most > 6 || without < 0.6 || with < 0.98 {
+					t.Errorf("%s for %s: %d at once; %.2f of the slots were in use, and %.2f afterwards", name, outage, most, without, with)
+				}
+			})
+		}
+	}
+}
+
+// A gateway that is closed gives its place back at once, and one that dies within five seconds,
+// with all that waited there; and one that begins without the store takes one slot.
+func TestFleetComesAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 3, capacity(3, 9, 0))
+		time.Sleep(5 * time.Second)
+		for range 4 {
+			g.send(1, "dead", time.Hour)
+			synctest.Wait()
+		}
+		g.send(0, "", time.Second)
+		synctest.Wait()
+		g.stores[1].Down.Store(true) // as far as the others can see, it has died
+		begun := time.Now()
+		for g.count() < 4 && time.Since(begun) < time.Minute {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("the slots of one that died came back after %s", took)
+		}
+		g.gates[2].Close()
+		synctest.Wait()
+		g.send(0, "", time.Second)
+		time.Sleep(2 * time.Second)
+		if s := g.gates[0].Status(); s.Shared.Gateways != 1 {
+			t.Errorf("after one was closed: %+v", s.Shared)
+		}
+
+		late := &slotstest.Store{Server: g.server}
+		late.Down.Store(true)
+		g.gates[2] = g.open(t, t.Name()+" late", capacity(3, 9, 0), late, zap.NewNop())
+		synctest.Wait()
+		for range 3 {
+			g.send(2, "late", time.Second)
+		}
+		synctest.Wait()
+		if s := g.gates[2].Status(); s.InFlight != 1 || s.Queued != 2 || !s.Shared.Alone || s.Shared.Gateways != 0 {
+			t.Errorf("one that begins without the store: %+v, shared %+v", s, s.Shared)
+		}
+		if n := g.logs.FilterMessageSnippet("goes on with its share").Len(); n != 1 {
+			t.Errorf("that the store doesn't answer was logged %d times", n)
+		}
+		g.close()
+	})
+}

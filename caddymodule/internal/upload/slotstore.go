@@ -1,0 +1,81 @@
+package upload
+
+import (
+	"context"
+	"time"
+)
+
+// SlotStore counts the slots and the queue of one or more rooms over all
+// gateways: a room is one way to Oz. A module in the namespace
+// http.handlers.oz_instant.slots must implement it.
+//
+// Times are durations in milliseconds, so that clocks of gateways don't matter:
+// the store reckons with its own. Errors may go to the log, and must quote no
+// secret.
+type SlotStore interface {
+	// Sync tells the store what a gateway has and wants, and returns what it got.
+	// It must be atomic over all gateways, and when a report comes twice nothing
+	// else may come of it. It has a second, by its context: what takes longer
+	// has failed, and may still have happened.
+	//
+	// In this order, the store forgets gateways that have not reported for their
+	// Life, with all that they have; leases older than Lease; and with a whole
+	// report all of this gateway that isn't in it. It takes over what the report
+	// says. It gives free slots to those that wait longest, of all gateways. Then
+	// a newcomer gets a slot that is free if nobody waits, waits if fewer than
+	// Queue do, and is refused otherwise.
+	//
+	// When a cautious gateway joins, or the first one, the room is fresh for its
+	// Life: others may still be alone. Meanwhile only the one that reports gets
+	// slots, and no more than its Share.
+	//
+	// Nothing of it happens when a gateway reports that hasn't joined: then the
+	// store may have been restarted.
+	Sync(ctx context.Context, room string, r SlotReport) (SlotAnswer, error)
+
+	// Listen calls granted each time that a report of another gateway got this
+	// one a slot, and whenever it may have missed that, until ctx ends. What it
+	// misses costs a second: a gateway reports as often.
+	Listen(ctx context.Context, room, gateway string, granted func())
+}
+
+// SlotReport is what a gateway tells a SlotStore. Its lists are what has changed,
+// or if it is whole, all there is.
+type SlotReport struct {
+	Gateway string `json:"gateway"`
+	Life    int64  `json:"life"`
+	Slots   int    `json:"slots"` // limits, over all gateways
+	Queue   int    `json:"queue"`
+	Share   int    `json:"share"` // how many slots this one may have while the room is fresh
+	Lease   int64  `json:"lease"` // how long a slot may be held
+
+	Whole bool `json:"whole"`
+	Joins bool `json:"joins"` // it isn't known, or may not be: the report is whole
+	Left  bool `json:"left"`  // it is going away, and has nothing any more
+
+	Cautious bool `json:"cautious"` // others may use slots that the store doesn't know of
+
+	Held    []SlotTicket `json:"held"`    // have a slot
+	Waiting []SlotTicket `json:"waiting"` // wait, and can't be refused any more
+	New     []SlotTicket `json:"new"`     // want to wait
+	Over    []int64      `json:"over"`    // are no more
+}
+
+// SlotTicket is one that waits for a slot, or has it.
+type SlotTicket struct {
+	ID  int64 `json:"id"`  // unique in its gateway
+	Age int64 `json:"age"` // since it came, or got its slot
+}
+
+// SlotAnswer is what a SlotStore answers.
+type SlotAnswer struct {
+	Unknown  bool // nothing was done: the gateway must join
+	Fresh    bool
+	Gateways int
+	Held     int // slots in use, over all gateways
+	Waiting  int // how many wait, over all gateways
+
+	Granted []int64       // all tickets of this gateway that have a slot
+	Refused []int64       // new ones for which there was no place
+	Others  time.Duration // until the last lease of other gateways ends at the latest
+}

@@ -1,0 +1,215 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/slotstest"
+)
+
+// newSlots loads a store of slots that ends with the test.
+func newSlots(t *testing.T, url string) *Slots {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	s := &Slots{URL: url}
+	if err := s.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Cleanup() })
+	return s
+}
+
+// report is one with limits that most tests have.
+func report(gateway string) caddymodule.SlotReport {
+	return caddymodule.SlotReport{Gateway: gateway, Joins: true, Life: 60_000, Slots: 2, Queue: 2, Share: 2, Lease: 60_000}
+}
+
+func tickets(ids ...int64) (list []caddymodule.SlotTicket) {
+	for _, id := range ids {
+		list = append(list, caddymodule.SlotTicket{ID: id})
+	}
+	return list
+}
+
+// mustSync reports, and returns the answer.
+func mustSync(t *testing.T, s caddymodule.SlotStore, r caddymodule.SlotReport) caddymodule.SlotAnswer {
+	t.Helper()
+	a, err := s.Sync(t.Context(), "room", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(a.Granted)
+	slices.Sort(a.Refused)
+	return a
+}
+
+// summary is what both stores must answer alike. Times differ.
+func summary(a caddymodule.SlotAnswer) string {
+	return fmt.Sprintf("unknown %t, fresh %t, %d gateways, %d held, %d wait, others %t, granted %v, refused %v",
+		a.Unknown, a.Fresh, a.Gateways, a.Held, a.Waiting, a.Others > 0, a.Granted, a.Refused)
+}
+
+// begin has all gateways leave, so that the room is fresh for so many milliseconds, and one
+// come that stays. It returns when that time is over, if it is short.
+func begin(t *testing.T, s caddymodule.SlotStore, fresh int64) {
+	t.Helper()
+	for _, gateway := range []string{"a", "b", "c", "d"} {
+		r := report(gateway)
+		r.Left = true
+		mustSync(t, s, r)
+	}
+	first := report("d")
+	first.Life, first.Joins = fresh, true
+	mustSync(t, s, first)
+	first.Life = 60_000
+	for mustSync(t, s, first).Fresh && fresh < 1000 {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Whatever gateways report, the script answers as the store in memory does, with which
+// gateways are tested. That one is plain Go.
+func TestSlotsAnswerAsTheModel(t *testing.T) {
+	s, model := newSlots(t, startServer(t)), &slotstest.Store{Server: slotstest.NewServer()}
+	random := rand.New(rand.NewPCG(1, 2))
+	some := func(least, most int64) (list []caddymodule.SlotTicket) {
+		for range random.IntN(4) {
+			list = append(list, caddymodule.SlotTicket{ID: least + random.Int64N(most-least), Age: 1_000_000 * random.Int64N(3)})
+		}
+		return list
+	}
+	granted, refused, waited := 0, 0, 0
+	for i := range 3000 {
+		r := report([]string{"a", "b", "c"}[random.IntN(3)])
+		r.Lease = 3_000_000
+		r.Slots, r.Queue, r.Share = 1+random.IntN(4), random.IntN(5), 1+random.IntN(3)
+		switch i % 1000 {
+		case 0:
+			begin(t, s, 60_000)
+			begin(t, model, 60_000)
+		case 300:
+			begin(t, s, 5)
+			begin(t, model, 5)
+		}
+		r.Joins, r.Cautious = random.IntN(4) == 0, i%1000 < 300 && random.IntN(4) == 0
+		r.Whole, r.Left = r.Joins || random.IntN(4) == 0, i%1000 > 300 && random.IntN(50) == 0
+		r.Held, r.Waiting, r.New = some(0, 20), some(15, 40), some(35, 60)
+		if random.IntN(20) > 0 {
+			r.Held = nil
+		}
+		for _, ticket := range some(-3, 60) {
+			r.Over = append(r.Over, ticket.ID)
+		}
+		got, want := mustSync(t, s, r), mustSync(t, model, r)
+		if summary(got) != summary(want) {
+			t.Fatalf("call %d, %+v:\n%s, want\n%s", i, r, summary(got), summary(want))
+		}
+		granted, refused, waited = granted+len(got.Granted), refused+len(got.Refused), waited+got.Waiting
+	}
+	if granted == 0 || refused == 0 || waited == 0 {
+		t.Errorf("%d granted, %d refused, %d waited: that shows nothing", granted, refused, waited)
+	}
+}
+
+// until reports until the answer is as wanted.
+func until(t *testing.T, s caddymodule.SlotStore, r caddymodule.SlotReport, wanted func(caddymodule.SlotAnswer) bool) {
+	t.Helper()
+	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+		a := mustSync(t, s, r)
+		if wanted(a) {
+			return
+		}
+		if time.Since(begun) > 10*time.Second {
+			t.Fatalf("still %s", summary(a))
+		}
+	}
+}
+
+// A gateway that says nothing for its life gives all back, and a lease ends that is held for too
+// long, whatever its gateway says. The slots go to those that wait.
+func TestSlotsComeBack(t *testing.T) {
+	s := newSlots(t, startServer(t))
+	begin(t, s, 5)
+	waits := report("waits")
+	waits.New = tickets(1)
+	one := func(a caddymodule.SlotAnswer) bool { return slices.Equal(a.Granted, []int64{1}) }
+
+	dead := report("dead")
+	dead.Life, dead.New = 40, tickets(1, 2, 3)
+	mustSync(t, s, dead)
+	if a := mustSync(t, s, waits); a.Gateways != 3 || a.Held != 2 || a.Waiting != 2 || len(a.Granted) > 0 || a.Others < 59*time.Second {
+		t.Fatalf("beside one that has all slots: %s, others %s", summary(a), a.Others)
+	}
+	until(t, s, waits, one)
+	if a := mustSync(t, s, waits); a.Gateways != 2 || a.Held != 1 || a.Waiting != 0 || a.Others != 0 {
+		t.Errorf("after the other died: %s", summary(a))
+	}
+
+	long := report("long")
+	long.Lease, long.Slots, long.Whole = 40, 1, true
+	long.Held = []caddymodule.SlotTicket{{ID: 7, Age: 10}}
+	waits.New, waits.Over, waits.Slots = tickets(2), []int64{1}, 1
+	mustSync(t, s, long)
+	if a := mustSync(t, s, waits); len(a.Granted) > 0 || a.Others <= 0 || a.Others > 30*time.Millisecond {
+		t.Errorf("beside one with a lease of 30 ms: %s, others %s", summary(a), a.Others)
+	}
+	waits.Over = nil
+	until(t, s, waits, func(a caddymodule.SlotAnswer) bool { return slices.Equal(a.Granted, []int64{2}) })
+	long.Held[0].Age = 50
+	if a := mustSync(t, s, long); len(a.Granted) > 0 || a.Held != 1 {
+		t.Errorf("one that says that it holds a slot for longer than it may: %s", summary(a))
+	}
+}
+
+// Each gateway is told of slots that others' reports gave it, and of nothing else; and once when it
+// begins to listen, also after Redis was away.
+func TestSlotsAreAnnounced(t *testing.T) {
+	s := newSlots(t, startServer(t))
+	begin(t, s, 5)
+	told := make(chan string, 100)
+	ctx, stop := context.WithCancel(t.Context())
+	var ended []chan struct{}
+	for _, gateway := range []string{"a", "b"} {
+		end := make(chan struct{})
+		ended = append(ended, end)
+		go func() {
+			defer close(end)
+			s.Listen(ctx, "room", gateway, func() { told <- gateway })
+		}()
+		if got := <-told; got != gateway {
+			t.Errorf("%s was told that it listens now, want %s", got, gateway)
+		}
+	}
+	a, b := report("a"), report("b")
+	a.New = tickets(1, 2)
+	mustSync(t, s, a)
+	b.New = tickets(3)
+	mustSync(t, s, b)
+	a.New, a.Over = nil, []int64{1}
+	mustSync(t, s, a)
+	if got := <-told; got != "b" {
+		t.Errorf("%s was told, want b", got)
+	}
+	if err := s.conn.ClientKillByFilter(ctx, "TYPE", "pubsub").Err(); err != nil {
+		t.Fatal(err)
+	}
+	again := []string{<-told, <-told}
+	if slices.Sort(again); !slices.Equal(again, []string{"a", "b"}) {
+		t.Errorf("after the connection broke %v were told", again)
+	}
+	stop()
+	for _, end := range ended {
+		<-end
+	}
+	if len(told) > 0 {
+		t.Errorf("%s was told, too", <-told)
+	}
+}
