@@ -2,10 +2,12 @@ package ozclient
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -107,7 +109,7 @@ func blame(a attempted) *Error {
 		return a.ended()
 	case a.answered:
 		return blameAnswer(a.err)
-	case !a.sent:
+	case !a.sent, isRefusedCertificate(a.err):
 		return a.unsent()
 	case isTimeout(a.err): // by options of the operator's transport
 		return &Error{oz.Timeout, FaultOz, plain(a.err)}
@@ -148,6 +150,19 @@ func (a attempted) ended() *Error {
 	}
 	// Waiting for an access token, or for a connection that others use.
 	return &Error{oz.Timeout, FaultNobody, errOzTimeout}
+}
+
+// refusedCertificate are the alerts by which a TLS server refuses a client for
+// its certificate (RFC 8446, 6.2). With TLS 1.3 they come when the handshake has
+// ended for the client, and what it has sent since was taken by nobody.
+var refusedCertificate = []tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
+
+// isRefusedCertificate goes by the text: the type of an alert that came over TCP
+// isn't exported.
+func isRefusedCertificate(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" &&
+		slices.ContainsFunc(refusedCertificate, func(alert tls.AlertError) bool { return alert.Error() == op.Err.Error() })
 }
 
 // unsent is for a dial or a TLS handshake that failed, or for no upstream at all.

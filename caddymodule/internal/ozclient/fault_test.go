@@ -3,6 +3,7 @@ package ozclient
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 func TestBlame(t *testing.T) {
 	reset := &net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")}
 	slow := &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	alert := func(number tls.AlertError) error { return &net.OpError{Op: "remote error", Err: number} }
 	tried := func(a attempted) attempted { a.tried = true; return a }
 	for _, test := range []struct {
 		name string
@@ -49,6 +51,9 @@ func TestBlame(t *testing.T) {
 		{"refused", tried(attempted{err: reset, dialed: true}), Error{oz.Unreachable, FaultOz, reset}},
 		{"a dial that times out", tried(attempted{err: slow, dialed: true}), Error{oz.Unreachable, FaultOz, slow}},
 		{"hung up before anything was sent", tried(attempted{err: io.EOF, dialed: true, connected: true}), Error{oz.Unreachable, FaultOz, nil}},
+		{"refused for its certificate, when TLS 1.3 had begun", tried(attempted{err: fmt.Errorf("write: %w", alert(116)), connected: true, sent: true}), Error{oz.Unreachable, FaultOz, nil}},
+		{"refused for an unknown authority", tried(attempted{err: alert(48), connected: true, sent: true}), Error{oz.Unreachable, FaultOz, nil}},
+		{"another alert", tried(attempted{err: alert(80), connected: true, sent: true}), Error{oz.ConnectionLost, FaultOz, nil}},
 		{"no upstream", attempted{err: errors.New("no upstreams available")}, Error{oz.Unreachable, FaultNobody, nil}},
 		{"all upstreams full", attempted{err: errAllFull}, Error{oz.Overloaded, FaultNobody, errAllFull}},
 
