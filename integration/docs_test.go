@@ -91,6 +91,7 @@ func TestDocsAdapt(t *testing.T) {
 		adapted := ""
 		for _, b := range d.Blocks {
 			switch {
+			case strings.HasPrefix(b.Marker, recipeMarker): // TestRecipes runs it
 			case b.Lang == "caddyfile":
 				config, err := adapt(t, b.Text)
 				if err != nil {

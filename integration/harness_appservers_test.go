@@ -105,6 +105,16 @@ func phpFPM(t testing.TB) string {
 	return program(t, "php-fpm")
 }
 
+// startPHP runs PHP-FPM and returns its socket.
+func startPHP(t testing.TB) string {
+	t.Helper()
+	fpm, dir := phpFPM(t), t.TempDir()
+	socket, config := filepath.Join(dir, "s"), filepath.Join(dir, "fpm.conf")
+	check(t, os.WriteFile(config, []byte("[global]\ndaemonize = no\nerror_log = /dev/stderr\n[www]\nlisten = "+socket+"\npm = static\npm.max_children = 2\n"), 0o600))
+	startProgram(t, "unix", socket, fpm, "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", config)
+	return socket
+}
+
 // goFolder is the folder as an app in Go reads it.
 type goFolder struct {
 	SystemResolution any `json:"system_resolution"`

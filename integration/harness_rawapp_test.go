@@ -28,7 +28,13 @@ type rawApp struct {
 // newRawApp starts an app on a port of its own that answers every request with 200 and a small body.
 func newRawApp(t testing.TB) *rawApp {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return newRawAppAt(t, "tcp", "127.0.0.1:0")
+}
+
+// newRawAppAt is newRawApp at a certain address, such as a socket's.
+func newRawAppAt(t testing.TB, network, address string) *rawApp {
+	t.Helper()
+	listener, err := net.Listen(network, address)
 	check(t, err)
 	a := &rawApp{Addr: listener.Addr().String(), listener: listener, conns: map[net.Conn]bool{}, changed: make(chan struct{})}
 	a.Answer(func(r rawRequest) string {

@@ -36,7 +36,13 @@ func (p *caddyProc) dialRawTLS(t testing.TB) *rawConn {
 
 func dialRaw(t testing.TB, address string) *rawConn {
 	t.Helper()
-	conn, err := net.Dial("tcp", address)
+	return dialRawBy(t, &net.Dialer{}, address)
+}
+
+// dialRawBy is dialRaw by a dialer, such as one from a certain address.
+func dialRawBy(t testing.TB, dialer *net.Dialer, address string) *rawConn {
+	t.Helper()
+	conn, err := dialer.DialContext(t.Context(), "tcp", address)
 	check(t, err)
 	t.Cleanup(func() { conn.Close() })
 	check(t, conn.SetDeadline(time.Now().Add(patience)))

@@ -2,8 +2,6 @@ package integration_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,11 +22,7 @@ func testAppsOnGunicorn(t *testing.T) {
 
 func testAppOnPHP(t *testing.T) {
 	t.Parallel()
-	fpm, dir := phpFPM(t), t.TempDir()
-	socket, config := filepath.Join(dir, "s"), filepath.Join(dir, "fpm.conf")
-	check(t, os.WriteFile(config, []byte("[global]\ndaemonize = no\nerror_log = /dev/stderr\n[www]\nlisten = "+socket+"\npm = static\npm.max_children = 2\n"), 0o600))
-	startProgram(t, "unix", socket, fpm, "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", config)
-	tryApp(t, "php_fastcgi unix/"+socket+" {\n\t\troot "+appServers(t)+"\n\t\tindex app.php\n\t}", "php")
+	tryApp(t, "php_fastcgi unix/"+startPHP(t)+" {\n\t\troot "+appServers(t)+"\n\t\tindex app.php\n\t}", "php")
 }
 
 func testAppOnPuma(t *testing.T) {
