@@ -18,6 +18,8 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
+	goexample "github.com/oz-instant/caddy-oz-instant/integration/examples/apps/go"
+	goverifier "github.com/oz-instant/caddy-oz-instant/integration/examples/verify/go/verifier"
 )
 
 // appReport is what an app of integration/appservers says that it saw of a request.
@@ -60,13 +62,14 @@ func appServers(t testing.TB) string {
 	return filepath.Join(root, "integration", "appservers")
 }
 
-// startProgram runs a program in a folder until the test ends, and returns when it listens at an address.
-func startProgram(t testing.TB, network, address, name string, args ...string) {
+// startProgram runs a program in a folder until the test ends, with that in its environment, and returns when it listens at an address.
+func startProgram(t testing.TB, env []string, network, address, name string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
 	home := t.TempDir()
 	cmd.Dir = appServers(t)
 	cmd.Env = []string{"HOME=" + home, "TMPDIR=" + home, "PATH=" + os.Getenv("PATH"), "PYTHONDONTWRITEBYTECODE=1"}
+	cmd.Env = append(cmd.Env, env...)
 	book := newLogBook()
 	cmd.Stdout, cmd.Stderr = book, book
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -106,12 +109,12 @@ func phpFPM(t testing.TB) string {
 }
 
 // startPHP runs PHP-FPM and returns its socket.
-func startPHP(t testing.TB) string {
+func startPHP(t testing.TB, env []string) string {
 	t.Helper()
 	fpm, dir := phpFPM(t), t.TempDir()
 	socket, config := filepath.Join(dir, "s"), filepath.Join(dir, "fpm.conf")
-	check(t, os.WriteFile(config, []byte("[global]\ndaemonize = no\nerror_log = /dev/stderr\n[www]\nlisten = "+socket+"\npm = static\npm.max_children = 2\n"), 0o600))
-	startProgram(t, "unix", socket, fpm, "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", config)
+	check(t, os.WriteFile(config, []byte("[global]\ndaemonize = no\nerror_log = /dev/stderr\n[www]\nlisten = "+socket+"\npm = static\npm.max_children = 2\nclear_env = no\n"), 0o600))
+	startProgram(t, env, "unix", socket, fpm, "--nodaemonize", "--allow-to-run-as-root", "--fpm-config", config)
 	return socket
 }
 
@@ -124,10 +127,15 @@ type goFolder struct {
 	Analyses         any `json:"analyses"`
 }
 
-// goApp is the app in Go: what it reads, it reads by encoding/json, which ignores case.
-func goApp(t testing.TB) string {
+// goApp is the app in Go: what it reads, it reads by encoding/json, which ignores case. The example is in it, too.
+func goApp(t testing.TB, jwks string) string {
 	t.Helper()
+	example := goexample.Verify(&goverifier.Verifier{JWKS: jwks, Audience: exampleAudience, CoolDown: time.Minute, MaxAge: time.Hour}, userInCookie)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/example/go" {
+			example(w, r)
+			return
+		}
 		var folder goFolder
 		var meta struct {
 			EventSessionID any `json:"event_session_id"`
@@ -172,6 +180,15 @@ func goApp(t testing.TB) string {
 	}))
 	t.Cleanup(server.Close)
 	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// userInCookie stands in for an app's own sign-in.
+func userInCookie(r *http.Request) string {
+	cookie, err := r.Cookie("user")
+	if err != nil {
+		return ""
+	}
+	return cookie.Value
 }
 
 // isWord reports whether a text of Oz's may stand in one of our headers.

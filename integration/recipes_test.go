@@ -409,7 +409,7 @@ func recipeReview(t *testing.T, text string) {
 // recipePHP promises that $_SERVER has the decision and nothing else by its name, also where Caddy is told to let names through that
 // PHP folds to it, and at paths that PHP takes for the same page.
 func recipePHP(t *testing.T, text string) {
-	socket, root := startPHP(t), t.TempDir()
+	socket, root := startPHP(t, nil), t.TempDir()
 	app, err := os.ReadFile(filepath.Join(appServers(t), "app.php"))
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(root, "index.php"), app, 0o600))
@@ -473,7 +473,7 @@ func recipeLimits(t *testing.T, text string) {
 	haproxy := program(t, "haproxy")
 	x := startRecipe(t, text, sandbox.Options{}, withEnv("BALANCER", "127.0.0.1/32"))
 	front := deadAddress(t)
-	startProgram(t, "tcp", front, "/usr/bin/env", "FRONT="+front, "GATEWAY="+x.HTTP, "CONNECTIONS=3", "RATE=10", haproxy, "-db", "-f", recipeFile(t, "limits.haproxy.cfg"))
+	startProgram(t, nil, "tcp", front, "/usr/bin/env", "FRONT="+front, "GATEWAY="+x.HTTP, "CONNECTIONS=3", "RATE=10", haproxy, "-db", "-f", recipeFile(t, "limits.haproxy.cfg"))
 	silent := dialRawBy(t, dialerFrom(t, "127.0.0.8"), front)
 	silent.send(t, "GET / HTTP/1.1\r\n")
 	crowd := func() *rawConn { return dialRawBy(t, dialerFrom(t, "127.0.0.5"), front) }

@@ -2,10 +2,13 @@ package integration_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
 // These tests promise real app servers, each of which folds names and reads JSON in its own way: whatever a client forges, they see
@@ -16,27 +19,36 @@ func testAppsOnGunicorn(t *testing.T) {
 	gunicorn, address := needFile(t, "/usr/bin/gunicorn"), deadAddress(t) // Debian's, as it finds Debian's Flask and Django
 	needFile(t, "/usr/lib/python3/dist-packages/flask")
 	needFile(t, "/usr/lib/python3/dist-packages/django")
-	startProgram(t, "tcp", address, gunicorn, "--bind", address, "--threads", "4", "--log-level", "error", "wsgi:app")
-	tryApp(t, "reverse_proxy "+address, "flask", "django")
+	sealed := deadAddress(t)
+	startProgram(t, exampleEnv(sealed), "tcp", address, gunicorn, "--bind", address, "--threads", "4", "--log-level", "error", "wsgi:app")
+	tryApp(t, sealed, "reverse_proxy "+address, "flask", "django")
 }
 
 func testAppOnPHP(t *testing.T) {
 	t.Parallel()
-	tryApp(t, "php_fastcgi unix/"+startPHP(t)+" {\n\t\troot "+appServers(t)+"\n\t\tindex app.php\n\t}", "php")
+	sealed := deadAddress(t)
+	socket := startPHP(t, exampleEnv(sealed))
+	page := func(matcher, root, index string) string {
+		return "handle " + matcher + " {\n\t\tphp_fastcgi unix/" + socket + " {\n\t\t\troot " + root + "\n\t\t\tindex " + index + "\n\t\t}\n\t}\n\t"
+	}
+	example := filepath.Join(filepath.Dir(appServers(t)), "examples", "apps", "php")
+	tryApp(t, sealed, page("/example/*", example, "verify.php")+page("", appServers(t), "app.php"), "php")
 }
 
 func testAppOnPuma(t *testing.T) {
 	t.Parallel()
 	puma, address := program(t, "puma"), deadAddress(t)
-	startProgram(t, "tcp", address, puma, "--quiet", "--bind", "tcp://"+address, "--threads", "1:4", "config.ru")
-	tryApp(t, "reverse_proxy "+address, "puma")
+	sealed := deadAddress(t)
+	startProgram(t, exampleEnv(sealed), "tcp", address, puma, "--quiet", "--bind", "tcp://"+address, "--threads", "1:4", "config.ru")
+	tryApp(t, sealed, "reverse_proxy "+address, "puma")
 }
 
 func testAppOnNode(t *testing.T) {
 	t.Parallel()
 	node, address := program(t, "node"), deadAddress(t)
-	startProgram(t, "tcp", address, node, "app.js", portOf(address))
-	tryApp(t, "reverse_proxy "+address, "node")
+	sealed := deadAddress(t)
+	startProgram(t, exampleEnv(sealed), "tcp", address, node, "app.js", portOf(address))
+	tryApp(t, sealed, "reverse_proxy "+address, "node")
 }
 
 func testAppOnTomcat(t *testing.T) {
@@ -44,26 +56,30 @@ func testAppOnTomcat(t *testing.T) {
 	java, address := program(t, "java"), deadAddress(t)
 	program(t, "javac") // by which java compiles the app
 	jars := needFile(t, "/usr/share/java/tomcat10-embed-core.jar") + ":" + needFile(t, "/usr/share/java/gson.jar")
-	startProgram(t, "tcp", address, java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "App.java", portOf(address), t.TempDir())
-	tryApp(t, "reverse_proxy "+address, "tomcat")
+	startProgram(t, nil, "tcp", address, java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "App.java", portOf(address), t.TempDir())
+	tryApp(t, deadAddress(t), "reverse_proxy "+address, "tomcat")
 }
 
 func testAppInGo(t *testing.T) {
 	t.Parallel()
-	tryApp(t, "reverse_proxy "+goApp(t), "go")
+	sealed := deadAddress(t)
+	tryApp(t, sealed, "reverse_proxy "+goApp(t, "http://"+sealed+jwksPath), "go")
 }
 
 // appTrial is a site in front of an app server, with an Oz whose answers the test writes.
 type appTrial struct {
 	*chain
-	oz *rawApp
+	oz       *rawApp
+	sealed   string // where the gateway of the examples is
+	straight string // where they are without one
 }
 
 // tryApp tries an app server by all that there is. handler is the Caddyfile's way to it, and names those of the apps there, each of
 // which is at paths that end in its name.
-func tryApp(t *testing.T, handler string, names ...string) {
+func tryApp(t *testing.T, sealed, handler string, names ...string) {
 	t.Helper()
-	oz := newRawApp(t)
+	oz, box, recorder := newRawApp(t), startSandbox(t, sandbox.Options{BestShotSize: 1000}), newRawApp(t)
+	straight := deadAddress(t)
 	// Where Caddy expects a name with underscores or dots, it drops the one with hyphens.
 	expecting := strings.Replace(forgerOptions(true), "servers {", "servers :{$HTTP_PORT} {", 1)
 	p := startCaddy(t, expecting+`
@@ -76,11 +92,15 @@ func tryApp(t *testing.T, handler string, names ...string) {
 }
 http://plain.test:{$HTTP_PORT} {
 	`+handler+`
-}`, withEnv("OZ", "http://"+oz.Addr))
-	x := appTrial{&chain{caddyProc: p}, oz}
-	for part, try := range map[string]func(*testing.T, string){
+}`+exampleSite+handler+"\n}"+straightSite+handler+"\n}", withEnv("OZ", "http://"+oz.Addr), withEnv("SANDBOX", box.URL), withEnv("RECORDER", recorder.Addr), withEnv("SEALED", sealed), withEnv("STRAIGHT", straight))
+	x := appTrial{&chain{p, box, recorder}, oz, sealed, straight}
+	parts := map[string]func(*testing.T, string){
 		"names": x.tryNames, "connection": x.tryConnection, "lines": x.tryLines, "documents": x.tryDocuments,
-	} {
+	}
+	if exampleOf[names[0]] != "" {
+		parts["example"] = x.tryExample
+	}
+	for part, try := range parts {
 		t.Run(part, func(t *testing.T) {
 			endedTests.watch(t)
 			for _, name := range names {

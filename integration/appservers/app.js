@@ -15,7 +15,13 @@ function facts(document) {
   };
 }
 
-require('node:http').createServer((request, response) => {
+let example; // if its libraries are installed
+const server = require('node:http').createServer((request, response) => {
+  if (example && request.url.startsWith('/example/')) {
+    request.url = '/verify';
+    example(request, response);
+    return;
+  }
   const pieces = [];
   request.on('data', piece => pieces.push(piece));
   request.on('end', () => {
@@ -26,4 +32,6 @@ require('node:http').createServer((request, response) => {
     response.setHeader('Content-Type', 'application/json');
     response.end(JSON.stringify({server: 'node', decision: request.headers['x-oz-decision'] ?? null, fields, document: facts(document), failure}));
   });
-}).listen(Number(process.argv[2]), '127.0.0.1');
+});
+
+import('../examples/apps/express/app.js').then(({app}) => { example = app; }, () => {}).finally(() => server.listen(Number(process.argv[2]), '127.0.0.1'));

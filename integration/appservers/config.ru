@@ -1,5 +1,12 @@
 # An app on Rack and Puma that says what it sees of a request: see harness_appservers_test.go.
 require "json"
+require "rack"
+
+begin # the example, if its libraries are installed
+  example, = Rack::Builder.parse_file(File.expand_path("../examples/apps/rack/config.ru", __dir__))
+rescue LoadError
+  example = nil
+end
 
 def folded(name) = name.downcase.gsub(/[^a-z0-9]/, "-")
 
@@ -18,6 +25,8 @@ def facts(document)
 end
 
 run(lambda do |env|
+  next example.call(env.merge("PATH_INFO" => "/verify")) if example && env["PATH_INFO"].start_with?("/example/")
+
   fields = env.select { |name, _| name.start_with?("HTTP_") }.map { |name, value| [folded(name.delete_prefix("HTTP_")), String.new(value, encoding: "UTF-8").scrub] }
   begin
     document = JSON.parse(String.new(env["rack.input"].read, encoding: "UTF-8"), max_nesting: 512)

@@ -1,7 +1,9 @@
 """Apps on Flask and Django, in one WSGI server. Each says what it sees of a request: see harness_appservers_test.go."""
 
 import json
+import pathlib
 import re
+import sys
 
 import django
 import flask
@@ -63,11 +65,26 @@ def django_view(request):
     return JsonResponse(report("django", meta + list(request.headers.items()), request.headers.get("X-Oz-Decision"), request.body))
 
 
+examples = pathlib.Path(__file__).resolve().parent.parent / "examples"
+sys.path += [str(examples / folder) for folder in ("verify/python", "apps/flask", "apps/django")]
+
 settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="of a test", APPEND_SLASH=False)
 django.setup()
 urlpatterns = [re_path(".*", django_view)]
 django_app = get_wsgi_application()
 
+try:  # the examples, if their libraries are installed
+    from app import app as flask_example
+    from views import verify as django_example
+except ImportError:
+    pass
+else:
+    urlpatterns.insert(0, re_path("^verify$", django_example))
+
 
 def app(environ, start_response):
+    _, first, *rest = environ["PATH_INFO"].split("/")
+    if first == "example":
+        environ["PATH_INFO"] = "/verify"
+        return (django_app if rest == ["django"] else flask_example)(environ, start_response)
     return (django_app if environ["PATH_INFO"].endswith("/django") else flask_app)(environ, start_response)

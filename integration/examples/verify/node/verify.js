@@ -1,11 +1,12 @@
-// Shows how an app in Node.js verifies seals: copy verifier. It needs jose (npm install jose).
+// Shows how an app in Node.js verifies seals: copy SealVerifier, or import it. It needs jose (npm install jose).
 //
 //   node verify.js <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 //
 // It reads a seal from each line and prints "ok <decision>" or why not; the exit code is 1 if one doesn't hold.
 import {createHash} from 'node:crypto';
-import {readFileSync} from 'node:fs';
+import {readFileSync, realpathSync} from 'node:fs';
 import {createInterface} from 'node:readline';
+import {fileURLToPath} from 'node:url';
 import {importJWK, jwtVerify} from 'jose';
 
 /**
@@ -14,7 +15,7 @@ import {importJWK, jwtVerify} from 'jose';
  *
  * Not by jose's createRemoteJWKSet: that fetches the keys for each seal as long as they can't be fetched.
  */
-class SealVerifier {
+export class SealVerifier {
   #keys = new Map();
   #fetching;
   #fetched = -Infinity; // when the keys came
@@ -72,16 +73,18 @@ class SealVerifier {
   }
 }
 
-const [jwks, audience, file, ...seconds] = process.argv.slice(2);
-const verifier = new SealVerifier(jwks, audience, ...seconds.map(Number));
-const folder = file === '-' ? '' : file && readFileSync(file);
-process.exitCode = 0;
-for await (const seal of createInterface({input: process.stdin})) {
-  try {
-    const claims = await (file === '-' ? verifier.verifyWithoutFolder(seal) : verifier.verify(seal, folder));
-    console.log('ok', claims.decision);
-  } catch (error) {
-    process.exitCode = 1;
-    console.log('no:', String(error.message).replaceAll('\n', ' '));
+if (realpathSync(process.argv[1] ?? '.') === fileURLToPath(import.meta.url)) { // run, and not imported
+  const [jwks, audience, file, ...seconds] = process.argv.slice(2);
+  const verifier = new SealVerifier(jwks, audience, ...seconds.map(Number));
+  const folder = file === '-' ? '' : file && readFileSync(file);
+  process.exitCode = 0;
+  for await (const seal of createInterface({input: process.stdin})) {
+    try {
+      const claims = await (file === '-' ? verifier.verifyWithoutFolder(seal) : verifier.verify(seal, folder));
+      console.log('ok', claims.decision);
+    } catch (error) {
+      process.exitCode = 1;
+      console.log('no:', String(error.message).replaceAll('\n', ' '));
+    }
   }
 }

@@ -1,5 +1,5 @@
 <?php
-// Shows how an app in PHP verifies seals: copy SealVerifier. It needs phpseclib 3 (composer require phpseclib/phpseclib:~3.0) and
+// Shows how an app in PHP verifies seals: copy SealVerifier, or require this file. It needs phpseclib 3 (composer require phpseclib/phpseclib:~3.0) and
 // APCu, which keeps the keys from one request to the next.
 //
 //   php verify.php <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
@@ -117,6 +117,9 @@ final class SealVerifier
     }
 }
 
+if (realpath($_SERVER['SCRIPT_FILENAME']) !== __FILE__) { // required, and not run
+    return;
+}
 [, $jwks, $audience, $file] = $argv;
 $seconds = array_map(intval(...), array_slice($argv, 4));
 $verifier = new SealVerifier($jwks, $audience, ...$seconds);

@@ -1,4 +1,4 @@
-"""Shows how an app in Python verifies seals: copy Verifier. It needs PyJWT with cryptography (pip install pyjwt[crypto]).
+"""Shows how an app in Python verifies seals: copy Verifier, or import it. It needs PyJWT with cryptography (pip install pyjwt[crypto]).
 
     python3 verify.py <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 

@@ -1,4 +1,4 @@
-# Shows how an app in Ruby verifies seals: copy Verifier. It needs jwt (gem install jwt).
+# Shows how an app in Ruby verifies seals: copy Verifier, or require this file. It needs jwt (gem install jwt).
 #
 #   ruby verify.rb <jwks URL> <audience> <folder file, or - for none> [cool-down and life of keys, in seconds] < seals
 #
@@ -78,16 +78,18 @@ class Verifier
   end
 end
 
-jwks, audience, file, *seconds = ARGV
-verifier = Verifier.new(jwks, audience, *seconds.map(&:to_f))
-folder = File.binread(file) unless ['', '-'].include?(file)
-status = 0
-$stdout.sync = true
-$stdin.each_line(chomp: true) do |seal|
-  claims = file == '-' ? verifier.verify_without_folder(seal) : verifier.verify(seal, folder)
-  puts "ok #{claims['decision']}"
-rescue JWT::DecodeError => e
-  status = 1
-  puts "no: #{e.message.tr("\n", ' ')}"
+if $PROGRAM_NAME == __FILE__ # run, and not required
+  jwks, audience, file, *seconds = ARGV
+  verifier = Verifier.new(jwks, audience, *seconds.map(&:to_f))
+  folder = File.binread(file) unless ['', '-'].include?(file)
+  status = 0
+  $stdout.sync = true
+  $stdin.each_line(chomp: true) do |seal|
+    claims = file == '-' ? verifier.verify_without_folder(seal) : verifier.verify(seal, folder)
+    puts "ok #{claims['decision']}"
+  rescue JWT::DecodeError => e
+    status = 1
+    puts "no: #{e.message.tr("\n", ' ')}"
+  end
+  exit status
 end
-exit status
