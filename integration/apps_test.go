@@ -16,7 +16,8 @@ import (
 )
 
 // The apps of integration/examples/apps run in the app servers of threats_appservers_test.go, so that each of those starts once.
-// That for Spring has its own server and its own test, since Debian's Spring is for another Tomcat; that for ASP.NET is parsed only.
+// That
+// for Spring has a server of its own in examples_more_test.go, and that for ASP.NET is only parsed.
 
 // exampleAudience is for whom the examples' gateway seals.
 const exampleAudience = "https://app.example.com"
@@ -66,7 +67,6 @@ var exampleNeeds = map[string][]string{
 	"php":     {"/usr/share/php/phpseclib3/autoload.php", "/etc/php/*/mods-available/apcu.ini"},
 	"rack":    {"/usr/share/rubygems-integration/all/gems/jwt-*/lib/jwt.rb"},
 	"go":      nil,
-	"spring":  nil,
 }
 
 func needExample(t testing.TB, name string) {

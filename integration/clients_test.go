@@ -32,7 +32,7 @@ for await (const path of (await import('node:readline')).createInterface({input:
 func TestWebClient(t *testing.T) {
 	t.Parallel()
 	node := program(t, "node")
-	x := startClientTrial(t, 300_000)
+	x := startClientTrial(t)
 	script, err := os.ReadFile(filepath.Join(x.web, "capsule.js"))
 	check(t, err)
 	p := startClientProgram(t, node, "--input-type=module", "--eval", webInNode, string(script), "http://"+x.net.Addr)

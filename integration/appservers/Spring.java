@@ -9,7 +9,7 @@ import org.springframework.web.servlet.mvc.method.annotation.RequestMappingHandl
 import org.springframework.web.servlet.mvc.method.annotation.RequestMappingHandlerMapping;
 
 /**
- * Runs the example for Spring MVC on Tomcat 9, as Boot would: see apps_spring_test.go. Without @EnableWebMvc, since Debian's Spring
+ * Runs the example for Spring MVC on Tomcat 9, as Boot would: see examples_more_test.go. Without @EnableWebMvc, since Debian's Spring
  * cannot make proxies on its Java.
  */
 public class Spring {

@@ -48,7 +48,7 @@ final class CapsuleClient: NSObject, URLSessionTaskDelegate {
     /// minutes), never (the app or the site must be mended) or anew (several captures were refused). capture shows the SDK's screen
     /// with a session token and returns the bytes of the container.
     func verify(capture: (String) async throws -> Data) async throws -> (next: Next, answer: Answer) {
-        for captured in 1... {
+        for captured in 1...Self.captures {
             let got = try await sessionToken()
             guard got.status == 200, let token = got.json["session_token"] as? String else { return (.later, got) }
             let outcome = try await send(capture(token))
@@ -84,7 +84,7 @@ final class CapsuleClient: NSObject, URLSessionTaskDelegate {
 
     private func repeated(_ judge: (Answer) -> Next, ask: () async -> Answer) async throws -> (next: Next, answer: Answer) {
         var wait = 1.0
-        for tried in 1... {
+        for tried in 1...Self.tries {
             let answer = await ask()
             let next = judge(answer)
             if next != .again { return (next, answer) }
