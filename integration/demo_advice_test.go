@@ -55,7 +55,7 @@ func TestDemoAdvises(t *testing.T) {
 	}
 }
 
-// adviceFor is the table "What to tell your clients": send the same capsule again, capture anew, or nothing.
+// adviceFor is what the page offers by the rules of docs/clients.md: send the same capsule again, capture anew, or nothing.
 func adviceFor(problem, status string) string {
 	switch problem {
 	case "unreadable-capsule", "unreachable": // Oz got nothing of it

@@ -1,4 +1,4 @@
-// What an answer to a capsule means, and what to do about it. docs/decisions.md, "What to tell your clients", has the rules.
+// What an answer to a capsule means, and what to do about it. docs/clients.md, "When to send it again", has the rules.
 
 const decisions = {
   SUCCESS: ['good', 'Oz found a living person. The app lets them in: this is the only accept there is.'],
