@@ -63,7 +63,7 @@ func TestExampleForSpring(t *testing.T) {
 	t.Parallel()
 	javac, java, dir := program(t, "javac"), program(t, "java"), t.TempDir()
 	var jars []string
-	for _, jar := range strings.Fields(`spring3-core spring3-beans spring3-context spring3-web spring3-web.servlet spring3-aop spring3-expression commons-logging
+	for jar := range strings.FieldsSeq(`spring3-core spring3-beans spring3-context spring3-web spring3-web.servlet spring3-aop spring3-expression commons-logging
 		jackson-databind jackson-core jackson-annotations tomcat9-catalina tomcat9-coyote tomcat9-api tomcat9-util tomcat9-util-scan tomcat9-juli
 		tomcat9-servlet-api tomcat9-annotations-api tomcat9-jaspic-api tomcat9-jni`) {
 		jars = append(jars, needFile(t, "/usr/share/java/"+jar+".jar"))

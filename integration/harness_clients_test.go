@@ -45,7 +45,9 @@ const clientSite = `
 	handle {
 		oz_instant /verify {$OZ} {
 			session_token /session_token
-			upload_timeout 1s
+		}
+		oz_instant /hurried {$OZ} {
+			upload_timeout 2s
 		}
 		oz_instant /limit {$OZ}
 		oz_instant /small {$OZ} {
@@ -145,7 +147,7 @@ var clientCases = map[string]clientCase{
 	"Oz lost after the capsule":         {fault: "reset", next: "later", status: 502, captures: 1, whole: 1},
 	"lost before the end":               {net: "before", next: "later", status: 0, captures: 1, whole: 0},
 	"lost before the answer":            {net: "after", next: "later", status: 0, captures: 1, whole: 1},
-	"stalled":                           {net: "stall", next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}},
+	"stalled":                           {path: "/hurried", net: "stall", next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}},
 	"too large":                         {path: "/small", next: "never", status: 413, captures: 1, whole: 0},
 	"429 of the app after the decision": {path: "/limit", next: "later", status: 429, captures: 1, whole: 1},
 	"429 of the site":                   {path: "/busy", next: "later", status: 429, captures: 1, whole: 0},
@@ -328,7 +330,7 @@ func (f *flakyNet) pass(client net.Conn, to string) {
 func casesOfBrowsers() map[string]clientCase {
 	cases := maps.Clone(clientCases)
 	cases["lost before the end"] = clientCase{net: "before", next: "done", status: 200, captures: 1, whole: 1}
-	cases["stalled"] = clientCase{net: "stall", next: "done", status: 200, captures: 1, whole: 1}
+	cases["stalled"] = clientCase{path: "/hurried", net: "stall", next: "done", status: 200, captures: 1, whole: 1}
 	cases["lost before the answer"] = clientCase{net: "after", spent: true, byItself: true, next: "done", status: 200, captures: 2, whole: 3}
 	return cases
 }
@@ -338,7 +340,6 @@ func casesOfBrowsers() map[string]clientCase {
 func casesOfWriters() map[string]clientCase {
 	cases := maps.Clone(clientCases)
 	cases["lost before the end"] = clientCase{net: "before", big: true, next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}}
-	cases["stalled"] = clientCase{net: "stall", big: true, next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}}
 	delete(cases, "429 of the site")
 	return cases
 }
