@@ -89,8 +89,8 @@ type exampleTrial struct {
 	name     string
 }
 
-// says has the example answer, and fails the test unless it says that.
-func (x exampleTrial) says(t testing.TB, what string, a answer, status int, message, reason string) {
+// says fails the test unless the example answered that.
+func says(t testing.TB, what string, a answer, status int, message, reason string) {
 	t.Helper()
 	if got := gjson.ParseBytes(a.Body); a.Status != status || got.Get("message").Str != message || got.Get("reason").Str != reason {
 		t.Errorf("%s: got %d %.300s, want %d %q %q", what, a.Status, a.Body, status, message, reason)
@@ -132,9 +132,9 @@ var exampleAnswers = []struct {
 // decide promises that the client sees another answer after each of the six decisions, and lets nobody in but after SUCCESS.
 func (x exampleTrial) decide(t *testing.T) {
 	for _, test := range exampleAnswers {
-		x.says(t, test.decision, x.capsule(t, "/example/"+x.name, "alice", test.fault), test.status, test.message, test.reason)
+		says(t, test.decision, x.capsule(t, "/example/"+x.name, "alice", test.fault), test.status, test.message, test.reason)
 	}
-	x.says(t, "not signed in", x.capsule(t, "/example/"+x.name, "", ""), 403, notVerified, "")
+	says(t, "not signed in", x.capsule(t, "/example/"+x.name, "", ""), 403, notVerified, "")
 }
 
 // forge promises that a request which goes around the gateway lets nobody in, whatever seal and folder it has of others. A seal of
@@ -151,7 +151,7 @@ func (x exampleTrial) forge(t *testing.T) {
 		}
 		return x.straight.post(t, "/example/"+x.name, folder, fields...)
 	}
-	x.says(t, "a seal of the user's own", post("alice", seal, folder), 200, "welcome", "")
+	says(t, "a seal of the user's own", post("alice", seal, folder), 200, "welcome", "")
 	signature := strings.LastIndexByte(seal, '.') + 1
 	for what, a := range map[string]answer{
 		"no seal":                        post("alice", "", folder),
@@ -165,7 +165,7 @@ func (x exampleTrial) forge(t *testing.T) {
 		"seal and folder, not signed in": post("", seal, folder),
 		"another audience":               post("alice", otherSeal, otherFolder),
 	} {
-		x.says(t, what, a, 403, notVerified, "")
+		says(t, what, a, 403, notVerified, "")
 	}
 }
 

@@ -138,3 +138,26 @@ func TestWebClientInBrowser(t *testing.T) {
 		t.Errorf("the page showed %q", shown)
 	}
 }
+
+// TestWebClientInBrowserOverHTTP2 promises that a capsule which Chromium sends once more by itself, as the page cannot prevent, counts
+// once: Oz refuses the second, and the client captures anew.
+func TestWebClientInBrowserOverHTTP2(t *testing.T) {
+	t.Parallel()
+	x := startClientTrial(t)
+	net := startRelay(t, x.HTTPS)
+	site := "https://" + net.Addr
+	p := openTab(t, startBrowser(t), site, "status of 400")
+	p.do(t, chromedp.Navigate(site+"/page"))
+	x.oz.fault(t, "hang*1")
+	inPage[bool](t, p, `(import('/web/capsule.js').then(async ({send}) => {
+		const token = (await (await fetch('/session_token')).json()).session_token;
+		window.outcome = await send(await (await fetch('/sdk?token=' + token)).blob());
+	}), true)`)
+	x.oz.await(t, func(s sandbox.Stats) bool { return s.Bytes > 3*middleOfCapsule }) // it is whole, and there is no answer yet
+	net.cut()
+	p.await(t, `window.outcome`)
+	got := inPage[clientOutcome](t, p, `({Next: outcome.next, Status: outcome.status})`)
+	if sent := len(x.oz.RequestsOn(sandbox.OnFolders)); got.Next != "anew" || got.Status != 400 || sent != 2 {
+		t.Errorf("got %+v after %d capsules at Oz, want anew, 400 after 2", got, sent)
+	}
+}

@@ -513,11 +513,22 @@ func (r *relay) lets(piece []byte) bool {
 		r.left -= len(piece)
 	default:
 		r.broken = true
-		for client := range r.conns {
-			client.Close()
-		}
+		r.closeAll()
 	}
 	return !r.broken
+}
+
+func (r *relay) closeAll() {
+	for client := range r.conns {
+		client.Close()
+	}
+}
+
+// cut ends all connections, and lets new ones through.
+func (r *relay) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closeAll()
 }
 
 // breakAfter breaks the network once clients have sent a word and then n bytes.

@@ -47,7 +47,7 @@ const clientSite = `
 			session_token /session_token
 		}
 		oz_instant /hurried {$OZ} {
-			upload_timeout 2s
+			upload_timeout 4s
 		}
 		oz_instant /limit {$OZ}
 		oz_instant /small {$OZ} {

@@ -35,7 +35,9 @@ app.MapPost("/verify", async (HttpRequest request) =>
     var user = SignedInUser(request);
     var own = !string.IsNullOrEmpty(user) && claims?.Subject == user;
     var found = own && answers.TryGetValue(claims!.GetPayloadValue<string>("decision"), out var answer) ? answer : (403, "not verified");
-    return Results.Json(new { message = found.Item2 }, statusCode: found.Item1);
+    string? reason = null;
+    claims?.TryGetPayloadValue("reason", out reason);
+    return Results.Json(new { message = found.Item2, reason }, statusCode: found.Item1);
 });
 app.Run();
 
