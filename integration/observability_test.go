@@ -44,6 +44,7 @@ const observedSite = `
 			queue 8
 			memory 64MiB
 			wait 4s
+			shared redis {$STORE}
 		}
 		replay_guard memory
 	}
@@ -55,9 +56,10 @@ const observedSite = `
 func TestObservability(t *testing.T) {
 	t.Parallel()
 	program(t, "prometheus")
+	redis := startRedis(t)
 	x := startChain(t, sandbox.Options{
 		Accounts: map[string]string{email: password}, SessionLife: max(20*time.Second, *trafficTime/4), FixedExpiry: true, AnalysisTime: 150 * time.Millisecond, ReuseTokens: true,
-	}, observedSite, withAccount...)
+	}, observedSite, slices.Concat(withAccount, []caddyOption{withEnv("STORE", "redis://"+redis.Addr)})...)
 	p := startPrometheus(t, map[string]string{"oz": x.Admin, "node": serveTextfile(t, textfileOfCheck(t))})
 	begin := time.Now()
 	x.traffic(t, *trafficTime)

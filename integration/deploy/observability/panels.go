@@ -124,6 +124,11 @@ var rows = []row{
 			},
 		},
 		{
+			title: "Slots of all gateways", answers: "Are the slots counted over all gateways?", unit: count,
+			todo:    "0: Redis doesn't answer, and the gateway goes on with its share. Empty without shared.",
+			queries: []query{{"{{instance}}", `min by (job, instance) (caddy_oz_instant_slots_shared{@})`}},
+		},
+		{
 			title: "Queue", answers: "How many capsules wait for a slot?", unit: count,
 			todo: "Near the limit an alert fires, and at it capsules are refused with 503. More capacity at Oz helps; a longer queue only makes users wait.",
 			queries: []query{
