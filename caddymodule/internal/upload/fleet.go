@@ -175,7 +175,7 @@ func (f *fleet) tellAll() {
 
 // sync makes one call.
 func (f *fleet) sync(ctx context.Context, store SlotStore) {
-	report := f.report()
+	report, told := f.report()
 	call, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	answer, err := store.Sync(call, f.room, report)
@@ -187,17 +187,18 @@ func (f *fleet) sync(ctx context.Context, store SlotStore) {
 	case err != nil:
 		f.lose(err)
 	default:
-		f.accept(report, answer)
+		f.accept(report, told, answer)
 	}
 }
 
-// report says what has come about since the last call, or all there is.
-func (f *fleet) report() SlotReport {
+// report says what has come about since the last call, or all there is. It also
+// returns the tickets that the store hears of for the first time.
+func (f *fleet) report() (r SlotReport, told []*ticket) {
 	l := f.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	r := SlotReport{
+	r = SlotReport{
 		Gateway: f.gateway, Life: gatewayLife.Milliseconds(), Whole: f.whole,
 		Joins: f.joins, Cautious: f.cautious, Slots: l.slots, Queue: l.queue, Share: l.slots, Lease: f.lease.Milliseconds(), Over: f.over,
 	}
@@ -208,19 +209,24 @@ func (f *fleet) report() SlotReport {
 	for _, t := range l.waiting {
 		switch {
 		case t.told && !f.whole:
+			continue
 		case t.accepted:
 			r.Waiting = append(r.Waiting, t.slotTicket(now))
 		case len(r.New) == mostNew:
 			f.poke()
+			continue
 		default:
 			r.New = append(r.New, t.slotTicket(now))
+		}
+		if !t.told {
+			told = append(told, t)
 		}
 	}
 	if f.whole {
 		r.Held = f.reportHeld(now)
 	}
 	f.whole = false
-	return r
+	return r, told
 }
 
 // reportHeld says which tickets have a slot. While the gateway is alone, some may
@@ -244,7 +250,7 @@ func (t *ticket) slotTicket(now time.Time) SlotTicket {
 }
 
 // accept acts on the store's answer to a report.
-func (f *fleet) accept(r SlotReport, a SlotAnswer) {
+func (f *fleet) accept(r SlotReport, told []*ticket, a SlotAnswer) {
 	l := f.limiter
 	if a.Unknown {
 		f.beCautious()
@@ -260,22 +266,20 @@ func (f *fleet) accept(r SlotReport, a SlotAnswer) {
 	if !f.cautious {
 		f.gateways, f.othersSettled = a.Gateways, time.Now().Add(a.Others)
 	}
-	for _, t := range r.Waiting {
-		l.tell(t.ID)
-	}
-	for _, t := range r.New {
-		if !slices.Contains(a.Refused, t.ID) {
-			l.tell(t.ID)
-		}
-	}
 	f.take(a.Granted)
+	var refused []*ticket
+	for _, t := range told {
+		if slices.Contains(a.Refused, t.id) {
+			refused = append(refused, t)
+			continue
+		}
+		t.told, t.accepted = true, true
+	}
 	f.othersHold, f.othersWait = max(0, a.Held-len(a.Granted)), max(0, a.Waiting-l.countTold())
-	for _, id := range a.Refused {
-		l.turnAway(id, CauseQueue)
+	for _, t := range refused {
+		l.turnAway(t, CauseQueue)
 	}
-	if !r.Whole {
-		f.estimate(r, a.Waiting)
-	}
+	f.estimate(told, a.Waiting)
 }
 
 // take gives slots to tickets that the store has granted. One that has left in
@@ -283,26 +287,25 @@ func (f *fleet) accept(r SlotReport, a SlotAnswer) {
 func (f *fleet) take(granted []int64) {
 	l := f.limiter
 	for _, id := range granted {
-		t := find(l.waiting, id)
-		switch {
-		case t != nil:
-			remove(&l.waiting, t)
-			l.admit(t)
-		case find(l.held, id) == nil:
+		if slices.ContainsFunc(l.held, func(t *ticket) bool { return t.id == id }) {
+			continue
+		}
+		i := slices.IndexFunc(l.waiting, func(t *ticket) bool { return t.id == id })
+		if i < 0 {
 			f.over = append(f.over, id)
 			f.poke()
+			continue
 		}
+		l.admit(l.waiting[i])
+		l.waiting = slices.Delete(l.waiting, i, i+1)
 	}
 }
 
-// estimate turns those away that have just come and would wait for too long,
+// estimate turns those away that have just begun to wait and would for too long,
 // given how many wait in all: they are the last of them.
-func (f *fleet) estimate(r SlotReport, waiting int) {
-	newcomers := append(r.Waiting, r.New...)
-	for i, n := range newcomers {
-		t := find(f.limiter.waiting, n.ID)
-		if t != nil && f.limiter.after(waiting-(len(newcomers)-1-i)) > t.wait {
-			f.limiter.turnAway(t.id, CauseWait)
+func (f *fleet) estimate(told []*ticket, waiting int) {
+	for i, t := range told {
+		if f.limiter.after(waiting-(len(told)-1-i)) > t.wait && f.limiter.turnAway(t, CauseWait) {
 			f.ended(t)
 		}
 	}
@@ -394,22 +397,6 @@ func (f *fleet) poke() {
 	}
 }
 
-func find(tickets []*ticket, id int64) *ticket {
-	for _, t := range tickets {
-		if t.id == id {
-			return t
-		}
-	}
-	return nil
-}
-
-// tell notes that the store has a ticket in its books.
-func (l *limiter) tell(id int64) {
-	if t := find(l.waiting, id); t != nil {
-		t.told, t.accepted = true, true
-	}
-}
-
 func (l *limiter) countTold() (n int) {
 	for _, t := range l.waiting {
 		if t.told {
@@ -419,10 +406,11 @@ func (l *limiter) countTold() (n int) {
 	return n
 }
 
-// turnAway refuses one that waits.
-func (l *limiter) turnAway(id int64, cause Cause) {
-	if t := find(l.waiting, id); t != nil {
-		remove(&l.waiting, t)
-		t.refuse(&Refused{cause, l.untilFree()})
+// turnAway refuses one that waits. It reports whether it still did.
+func (l *limiter) turnAway(t *ticket, cause Cause) bool {
+	if !remove(&l.waiting, t) {
+		return false
 	}
+	t.refuse(&Refused{cause, l.untilFree()})
+	return true
 }

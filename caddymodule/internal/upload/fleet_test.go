@@ -3,8 +3,10 @@ package upload_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,13 +21,30 @@ import (
 )
 
 const (
-	analysis = 3 * time.Second
-	lease    = 20 * time.Second
+	analysis  = 3 * time.Second
+	lease     = 20 * time.Second
+	heartbeat = time.Second
 )
 
 type nothing struct{}
 
 func (nothing) Add(float64) {}
+
+// phone sends a few bytes, and takes its time.
+type phone struct {
+	rest  int
+	takes time.Duration
+}
+
+func (p *phone) Read(b []byte) (int, error) {
+	if p.rest == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(p.takes)
+	n := min(len(b), p.rest)
+	p.rest -= n
+	return n, nil
+}
 
 // gateways are several with one store, and what all of them have at the upstream.
 type gateways struct {
@@ -33,6 +52,8 @@ type gateways struct {
 	stores []*slotstest.Store
 	gates  []*upload.Gate
 	logs   *observer.ObservedLogs
+
+	upload time.Duration // how long a client sends
 
 	mu      sync.Mutex
 	busy    int
@@ -77,7 +98,7 @@ func (g *gateways) close() {
 // send has a gateway take an upload to the upstream, for as long as it takes.
 func (g *gateways) send(gateway int, name string, takes time.Duration) {
 	g.all.Go(func() {
-		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("capsule"))
+		r := httptest.NewRequest(http.MethodPost, "/", &phone{rest: 7, takes: g.upload})
 		stream := upload.NewStream(httptest.NewRecorder(), r, upload.Limits{MaxBytes: 1 << 20, Timeout: time.Minute})
 		defer stream.End()
 		admission, err := g.gates[gateway].Acquire(context.Background(), stream)
@@ -265,5 +286,95 @@ func TestFleetComesAndGoes(t *testing.T) {
 			t.Errorf("that the store doesn't answer was logged %d times", n)
 		}
 		g.close()
+	})
+}
+
+// A reload keeps slots and order, also with another connection to the store. One that ends the
+// sharing gives back what is not in use.
+func TestFleetSurvivesReloads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 2, capacity(2, 8, 0))
+		defer g.close()
+		time.Sleep(5 * time.Second)
+		g.send(0, "a", 10*time.Second)
+		synctest.Wait()
+		g.send(0, "b", 11*time.Second)
+		synctest.Wait()
+		g.send(0, "c", time.Second)
+		synctest.Wait()
+		g.send(1, "d", time.Second)
+		synctest.Wait()
+
+		reload := func(c upload.Capacity) {
+			gate, err := upload.OpenGate(t.Name()+" 0", new(int), c, upload.Gauges{Queued: nothing{}, Memory: nothing{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.gates[0].Close()
+			g.gates[0] = gate
+			synctest.Wait()
+		}
+		shared := capacity(2, 8, 0)
+		shared.Shared = &upload.Shared{Store: &slotstest.Store{Server: g.server}, Room: "oz", Lease: lease, Logger: zap.NewNop()}
+		reload(shared)
+		time.Sleep(2 * time.Second)
+		if s := g.gates[1].Status().Shared; s.InFlight != 2 || s.Queued != 2 || s.Gateways != 2 {
+			t.Errorf("after a reload: %+v", s)
+		}
+		g.all.Wait()
+		if got := strings.Join(g.served, ""); got != "abcd" || g.most != 2 {
+			t.Errorf("served %s, %d at once", got, g.most)
+		}
+
+		reload(capacity(2, 8, 0))
+		time.Sleep(2 * time.Second)
+		if s, other := g.gates[0].Status(), g.gates[1].Status(); s.Shared != nil || other.Shared.Gateways != 1 {
+			t.Errorf("after one that ends the sharing: %+v, %+v", s.Shared, other.Shared)
+		}
+		for range 2 {
+			g.send(0, "", time.Second)
+		}
+		synctest.Wait()
+		if busy, _ := g.now(); busy != 2 {
+			t.Errorf("%d at once after that", busy)
+		}
+	})
+}
+
+// An upload that has been received isn't sent away because others, elsewhere, were faster. Newcomers
+// are, before they send anything.
+func TestFleetWithMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 2, capacity(1, 1, 8<<20))
+		defer g.close()
+		time.Sleep(5*time.Second + heartbeat/2)
+		g.upload = heartbeat / 10 // no gateway hears of the other's meanwhile
+		for i := range 4 {
+			g.send(i%2, "in time", time.Second)
+		}
+		time.Sleep(heartbeat / 5)
+		g.send(1, "late", time.Second)
+		g.send(0, "late", time.Second)
+		g.all.Wait()
+		if len(g.served) != 4 || slices.Contains(g.served, "late") || g.most != 1 {
+			t.Errorf("served %v, refused %d, %d at once", g.served, g.refused, g.most)
+		}
+	})
+}
+
+// Thousands at once are asked for in portions, and each gets an answer.
+func TestFleetOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := capacity(10, 300, 0)
+		c.Wait = time.Hour
+		g := newGateways(t, 1, c)
+		defer g.close()
+		for range 1500 {
+			g.send(0, "", time.Second)
+		}
+		g.all.Wait()
+		if len(g.served) != 310 || g.refused != 1190 || g.most != 10 {
+			t.Errorf("%d served, %d refused, %d at once", len(g.served), g.refused, g.most)
+		}
 	})
 }
