@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -87,7 +86,7 @@ func (s *Slots) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // slotsKeys returns the keys of a room. The braces put them on one node of a
 // cluster.
 func slotsKeys(room string) []string {
-	keys := []string{"gateways", "leases", "queue", "fresh"}
+	keys := []string{"gateways", "leases", "offers", "queue", "fresh"}
 	for i := range keys {
 		keys[i] = slotsPrefix + "{" + room + "}:" + keys[i]
 	}
@@ -115,11 +114,11 @@ func readAnswer(reply []any) (a caddymodule.SlotAnswer, err error) {
 	switch len(reply) {
 	case 0:
 		return caddymodule.SlotAnswer{Unknown: true}, nil
-	case 7:
+	case 6:
 	default:
 		return a, errAnswer
 	}
-	var numbers [5]int64
+	var numbers [4]int64
 	for i := range numbers {
 		n, ok := reply[i].(int64)
 		if !ok {
@@ -129,12 +128,11 @@ func readAnswer(reply []any) (a caddymodule.SlotAnswer, err error) {
 	}
 	a = caddymodule.SlotAnswer{
 		Fresh: numbers[0] != 0, Gateways: int(numbers[1]), Held: int(numbers[2]), Waiting: int(numbers[3]),
-		Others: time.Duration(numbers[4]) * time.Millisecond,
 	}
-	if a.Granted, err = ids(reply[5]); err != nil {
+	if a.Granted, err = ids(reply[4]); err != nil {
 		return a, err
 	}
-	a.Refused, err = ids(reply[6])
+	a.Refused, err = ids(reply[5])
 	return a, err
 }
 

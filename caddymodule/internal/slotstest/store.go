@@ -37,6 +37,7 @@ type ticket struct {
 	id      int64
 	came    time.Time
 	ends    time.Time // of a lease
+	offer   bool      // the gateway hasn't reported since
 }
 
 // NewServer returns a server without rooms.
@@ -147,6 +148,11 @@ func (m *room) note(now time.Time, r upload.SlotReport) {
 			return mine(t) && !slices.ContainsFunc(all, func(o upload.SlotTicket) bool { return o.ID == t.id })
 		})
 	}
+	for _, t := range m.leases {
+		if mine(t) && t.offer {
+			t.offer, t.ends = false, now.Add(ms(r.Lease))
+		}
+	}
 	is := func(id int64) func(*ticket) bool { return func(t *ticket) bool { return mine(t) && t.id == id } }
 	for _, t := range r.Held {
 		m.forget(is(t.ID))
@@ -197,12 +203,16 @@ func (m *room) grant(now time.Time, r upload.SlotReport) (granted map[string]boo
 		if !m.isFree(now, r) {
 			break
 		}
-		if now.Before(m.fresh) && t.gateway != r.Gateway {
+		heard := m.gateways[t.gateway].Add(-ms(r.Life)) // by the one that reports, lives are alike
+		if now.Before(m.fresh) && t.gateway != r.Gateway || now.Sub(heard) > ms(r.Silence) {
 			continue
 		}
 		granted[t.gateway] = true
 		m.queue = slices.DeleteFunc(m.queue, func(o *ticket) bool { return o == t })
 		t.ends = now.Add(ms(r.Lease))
+		if t.offer = t.gateway != r.Gateway; t.offer {
+			t.ends = now.Add(ms(r.Offer))
+		}
 		m.leases = append(m.leases, t)
 	}
 	return granted
@@ -226,8 +236,6 @@ func (m *room) newcomers(now time.Time, r upload.SlotReport) (a upload.SlotAnswe
 	for _, t := range m.leases {
 		if t.gateway == r.Gateway {
 			a.Granted = append(a.Granted, t.id)
-		} else {
-			a.Others = max(a.Others, t.ends.Sub(now))
 		}
 	}
 	return a

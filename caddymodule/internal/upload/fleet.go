@@ -18,6 +18,14 @@ const (
 	// slots of a gateway that has died go to others.
 	gatewayLife = 4 * time.Second
 
+	// offerLife is how long a slot is kept for a gateway that has been told of it:
+	// many times of what it takes to ask for it.
+	offerLife = 500 * time.Millisecond
+
+	// silence is how long a gateway may not have been heard to get slots: a little
+	// more than a heartbeat.
+	silence = 1500 * time.Millisecond
+
 	// storeTimeout bounds each call of the store.
 	storeTimeout = time.Second
 
@@ -67,11 +75,12 @@ type fleet struct {
 	whole    bool    // the next call tells all
 	over     []int64 // tickets that the store must forget
 
-	gateways      int       // by the store's last answer; 0: there was none
-	othersHold    int       // slots
-	othersWait    int       // for one
-	othersSettled time.Time // when the last of their leases has ended
-	untilSettled  int       // slots that this gateway may use until then, alone
+	gateways     int       // by the store's last answer; 0: there was none
+	own          int       // slots that this one had by it
+	othersHold   int       // slots
+	othersWait   int       // for one
+	settled      time.Time // when all leases from before the store was lost have ended
+	untilSettled int       // slots that this gateway may use until then
 }
 
 func newFleet(l *limiter, room string) *fleet {
@@ -200,7 +209,7 @@ func (f *fleet) report() (r SlotReport, told []*ticket) {
 	now := time.Now()
 	r = SlotReport{
 		Gateway: f.gateway, Life: gatewayLife.Milliseconds(), Whole: f.whole,
-		Joins: f.joins, Cautious: f.cautious, Slots: l.slots, Queue: l.queue, Share: l.slots, Lease: f.lease.Milliseconds(), Over: f.over,
+		Joins: f.joins, Cautious: f.cautious, Slots: l.slots, Queue: l.queue, Share: l.slots, Lease: f.lease.Milliseconds(), Offer: offerLife.Milliseconds(), Silence: silence.Milliseconds(), Over: f.over,
 	}
 	if f.cautious {
 		r.Share, _ = f.share(l.slots, l.queue)
@@ -264,7 +273,7 @@ func (f *fleet) accept(r SlotReport, told []*ticket, a SlotAnswer) {
 	}
 	f.joins, f.cautious = false, f.cautious && a.Fresh
 	if !f.cautious {
-		f.gateways, f.othersSettled = a.Gateways, time.Now().Add(a.Others)
+		f.gateways, f.own = a.Gateways, len(a.Granted)
 	}
 	f.take(a.Granted)
 	var refused []*ticket
@@ -330,7 +339,9 @@ func (f *fleet) lose(err error) {
 func (f *fleet) beCautious() {
 	l := f.limiter
 	if !f.cautious {
-		f.untilSettled = max(len(l.held), f.partOfFree(l.slots-len(l.held)-f.othersHold))
+		free := l.slots - f.own - f.othersHold
+		f.untilSettled = max(1, len(l.held), f.own, free/max(1, f.gateways))
+		f.settled = time.Now().Add(f.lease)
 	}
 	f.cautious, f.joins, f.whole = true, true, true
 	for _, t := range l.waiting {
@@ -349,21 +360,23 @@ func (f *fleet) part(slots, queue int) (ownSlots, ownQueue int) {
 	return max(1, slots/gateways), max(min(queue, 1), queue/gateways)
 }
 
-// partOfFree returns this gateway's part of the slots that nobody has: at least
-// one, if there are some.
-func (f *fleet) partOfFree(free int) int {
-	return max(min(free, 1), free/max(1, f.gateways))
-}
-
 // share returns the limits for a gateway that is alone or cautious. Until the leases of other
 // gateways have ended that held more than their part, it takes no more than what
-// it held itself, or was free.
+// was its own, or its part of what was free, or one.
 func (f *fleet) share(slots, queue int) (ownSlots, ownQueue int) {
 	ownSlots, ownQueue = f.part(slots, queue)
-	if time.Now().Before(f.othersSettled) {
+	if time.Now().Before(f.settled) {
 		ownSlots = min(ownSlots, f.untilSettled)
 	}
 	return ownSlots, ownQueue
+}
+
+// partOf returns this gateway's part of the places that there are.
+func (f *fleet) partOf(places int) int {
+	if !f.grants() {
+		return places
+	}
+	return places / max(1, f.gateways)
 }
 
 // grants reports whether the store grants the slots.

@@ -233,13 +233,16 @@ func (l *limiter) untilFree() time.Duration {
 
 // full reports whether so many uploads are all that may be inside: that have a
 // slot, wait, or are received into memory for it. What other gateways have counts
-// once it is received: a slow upload takes no place elsewhere.
+// once it is received: a slow upload takes no place elsewhere. A gateway's own part
+// is never taken by others: what it hears of them is up to a second old, and they
+// would fill each place that becomes free before it hears of that.
 func (l *limiter) full(inside int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	slots, queue := l.limits()
 	held, waiting := l.fleet.elsewhere()
-	return l.slots > 0 && inside+held+waiting >= slots+queue
+	places := slots + queue
+	return l.slots > 0 && inside+held+waiting >= places && inside >= l.fleet.partOf(places)
 }
 
 // untilDone estimates when n uploads will be done, or if they are more all that

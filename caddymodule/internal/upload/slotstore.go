@@ -1,9 +1,6 @@
 package upload
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // SlotStore counts the slots and the queue of one or more rooms over all
 // gateways: a room is one way to Oz. A module in the namespace
@@ -21,7 +18,9 @@ type SlotStore interface {
 	// In this order, the store forgets gateways that have not reported for their
 	// Life, with all that they have; leases older than Lease; and with a whole
 	// report all of this gateway that isn't in it. It takes over what the report
-	// says. It gives free slots to those that wait longest, of all gateways. Then
+	// says. It gives free slots to those that wait longest, of all gateways. What
+	// another gateway so gets it loses after Offer, unless it reports, and one that
+	// hasn't for Silence gets none. Then
 	// a newcomer gets a slot that is free if nobody waits, waits if fewer than
 	// Queue do, and is refused otherwise.
 	//
@@ -46,8 +45,10 @@ type SlotReport struct {
 	Life    int64  `json:"life"`
 	Slots   int    `json:"slots"` // limits, over all gateways
 	Queue   int    `json:"queue"`
-	Share   int    `json:"share"` // how many slots this one may have while the room is fresh
-	Lease   int64  `json:"lease"` // how long a slot may be held
+	Share   int    `json:"share"`   // how many slots this one may have while the room is fresh
+	Lease   int64  `json:"lease"`   // how long a slot may be held
+	Offer   int64  `json:"offer"`   // how long one is kept for another gateway, until that one reports
+	Silence int64  `json:"silence"` // one that hasn't reported for so long gets none
 
 	Whole bool `json:"whole"`
 	Joins bool `json:"joins"` // it isn't known, or may not be: the report is whole
@@ -75,7 +76,6 @@ type SlotAnswer struct {
 	Held     int // slots in use, over all gateways
 	Waiting  int // how many wait, over all gateways
 
-	Granted []int64       // all tickets of this gateway that have a slot
-	Refused []int64       // new ones for which there was no place
-	Others  time.Duration // until the last lease of other gateways ends at the latest
+	Granted []int64 // all tickets of this gateway that have a slot
+	Refused []int64 // new ones for which there was no place
 }
