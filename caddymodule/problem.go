@@ -35,8 +35,8 @@ type problem struct {
 
 const problemMediaType = "application/problem+json"
 
-// Refusals for what a client did wrong. What Oz, or the way to it, did has a
-// Reason.
+// Refusals for what a client did wrong, and of a gateway that ends. What Oz, or
+// the way to it, did has a Reason.
 const (
 	kindMethod            = "method-not-allowed"
 	kindUnexpectedContent = "unexpected-content"
@@ -48,6 +48,7 @@ const (
 	kindUploadTimeout     = "upload-timeout"
 	kindUnreadableCapsule = "unreadable-capsule"
 	kindInvalidValue      = "invalid-value"
+	kindShuttingDown      = "shutting-down"
 	kindClientGone        = "client-gone"
 )
 
@@ -71,6 +72,7 @@ var refusals = []struct {
 	{kindUploadTimeout, http.StatusRequestTimeout},
 	{kindUnreadableCapsule, http.StatusBadRequest},
 	{kindInvalidValue, http.StatusBadRequest},
+	{kindShuttingDown, http.StatusServiceUnavailable},
 	{kindClientGone, statusClientGone},
 }
 

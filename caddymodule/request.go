@@ -300,7 +300,41 @@ func (h *Handler) capsuleProblem(r *http.Request) *problem {
 	case r.ContentLength > h.MaxCapsule:
 		return tooLarge(h.MaxCapsule, "max_capsule")
 	}
-	return headerProblem(r, h.Seal, h.MaxHeader)
+	if p := headerProblem(r, h.Seal, h.MaxHeader); p != nil {
+		return p
+	}
+	return shutdownProblem(r)
+}
+
+// lastCall is the end of shutdown_delay, in which new capsules are refused. Until
+// then whatever sends them can see that this gateway isn't ready. Afterwards
+// net/http answers nothing that comes on a connection kept from before: it closes
+// it, and a client can't tell whether its capsule was used.
+const lastCall = 2 * time.Second
+
+// shutdownProblem refuses a capsule that comes too late in a shutdown. Of the
+// connection, too, nothing more may be expected.
+func shutdownProblem(r *http.Request) *problem {
+	if !caddy.Exiting() || untilShutdown(r) > lastCall {
+		return nil
+	}
+	p := refusal(kindShuttingDown, "This gateway is shutting down",
+		"Nothing was decided and nothing was sent to Oz. Send the same capsule again after the time in Retry-After.").
+		with("Retry-After", defaultRetryAfter)
+	p.hangUp = true
+	return p
+}
+
+// untilShutdown returns how long Caddy still accepts connections: 0 if it ends
+// without a delay.
+func untilShutdown(r *http.Request) time.Duration {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return 0
+	}
+	left, _ := repl.Get("http.time_until_shutdown")
+	d, _ := left.(time.Duration)
+	return d
 }
 
 func isCapsuleType(lines []string) bool {

@@ -8,13 +8,13 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// TestReadyOnShutdown promises that a gateway that is told to end says so first: it isn't ready from then on, takes capsules for the
-// time of shutdown_delay, and afterwards finishes those in progress.
+// TestReadyOnShutdown promises that a gateway that is told to end says so first: it isn't ready from then on, takes capsules until
+// shutdown_delay is all but over, and finishes those in progress. TestDrain has what comes later.
 func TestReadyOnShutdown(t *testing.T) {
 	t.Parallel()
 	const exiting = "Caddy is shutting down"
 	probe := loopback(freePort(t))
-	x := startChain(t, sandbox.Options{}, "{\n\tshutdown_delay 2s\n}"+bareSite+documentedProbe(t, "http://"+probe, "{$CADDY_ADMIN}"))
+	x := startChain(t, sandbox.Options{}, "{\n\tshutdown_delay 4s\n}"+bareSite+documentedProbe(t, "http://"+probe, "{$CADDY_ADMIN}"))
 	x.ready(t, "")
 	wantProbe := func(path string, status int) {
 		t.Helper()

@@ -1,0 +1,133 @@
+package integration_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+const drainWindow = 10 * time.Minute
+
+const drainSite = `
+{
+	shutdown_delay 2s
+	grace_period 30s
+}
+{$SITE} {
+	log
+	oz_instant /verify {$OZ} {
+		capacity {
+			slots 20
+			queue 100
+			memory 64MiB
+		}
+		replay_guard redis {$REDIS} {
+			window 10m
+		}
+	}
+	reverse_proxy {$APP}
+}`
+
+// TestDrain promises that a gateway which is told to end with 50 uploads and 10 analyses in progress decides all of them, each once, on
+// the client's, Oz's and the app's side, takes no new ones, says so, and leaves no claim that isn't a decision's.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	const uploads, analyses = 50, 10
+	redis := startRedis(t)
+	x := startChain(t, sandbox.Options{AnalysisTime: time.Second, Parallel: 20}, drainSite, withEnv("REDIS", "redis://"+redis.Addr))
+
+	capsule := func(i int) []byte {
+		return x.oz.Capsule(sandbox.CapsuleSpec{EventSession: strconv.Itoa(i), PayloadSize: 100_000})
+	}
+	halves := make([][]byte, uploads)
+	conns := make([]*rawConn, uploads)
+	for i := range conns {
+		whole := capsule(i)
+		conns[i], halves[i] = x.slowUpload(t, whole, len(whole)/2), whole[len(whole)/2:]
+	}
+	x.awaitStatus(t, "uploading", strconv.Itoa(uploads))
+	answers := make(chan answer, analyses)
+	for i := range analyses {
+		c := x.client(t, protocols[i%len(protocols)])
+		go func() { answers <- c.post(t, "/verify", capsule(uploads+i)) }()
+	}
+	x.oz.await(t, func(s sandbox.Stats) bool { return s.Busy == analyses })
+
+	check(t, x.cmd.Process.Signal(syscall.SIGTERM))
+	x.waitForLog(t, withMsg("shutdown scheduled"))
+	x.ready(t, "Caddy is shutting down")
+	if s := x.oz.Stats(); s.Busy != analyses {
+		t.Fatalf("%d analyses were in progress, want %d", s.Busy, analyses)
+	}
+	for _, proto := range protocols {
+		a := x.client(t, proto).post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{}))
+		if wantProblem(t, a, 503, "shutting-down"); a.Header.Get("Retry-After") == "" {
+			t.Errorf("%s was refused with %v", proto, a.Header)
+		}
+	}
+	if a := x.slowUpload(t, capsule(0), 1000).readLast(t, "POST"); a.Status != 503 || a.Header.Get("Connection") != "close" {
+		t.Errorf("halfway through an upload: got %d %v", a.Status, a.Header)
+	}
+	x.waitForLog(t, withMsg("servers shutting down; grace period initiated"))
+	x.ready(t, "Caddy is shutting down")
+	if conn, err := net.Dial("tcp", x.HTTP); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a new connection got %v, %v", conn, err)
+	}
+
+	var clients sync.WaitGroup
+	for i, conn := range conns {
+		clients.Go(func() {
+			conn.send(t, string(halves[i]))
+			if a := conn.read(t, "POST"); a.Status != 200 {
+				t.Errorf("upload %d got %d %s", i, a.Status, a.Body)
+			}
+		})
+	}
+	for range analyses {
+		if a := <-answers; a.Status != 200 {
+			t.Errorf("an analysis got %d %s", a.Status, a.Body)
+		}
+	}
+	clients.Wait()
+	<-x.ended
+	if len(x.logLines(withMsg("shutdown complete"))) != 1 {
+		t.Error("Caddy did not end by itself")
+	}
+	x.assertEachOnce(t, uploads+analyses)
+	keys := redis.keys(t)
+	for _, key := range keys {
+		if left := redis.life(t, key); left < drainWindow-time.Minute {
+			t.Errorf("%s lives for %v, as a claim of a capsule in progress does", key, left)
+		}
+	}
+	if len(keys) != uploads+analyses {
+		t.Errorf("Redis has %d keys, want one of each capsule: %q", len(keys), keys)
+	}
+}
+
+// assertEachOnce fails the test unless Oz got n capsules, and the app one SUCCESS of each; their event sessions are 0 to n-1.
+func (x *chain) assertEachOnce(t testing.TB, n int) {
+	t.Helper()
+	if got := len(x.oz.Received()); got != n {
+		t.Errorf("Oz got %d capsules, want %d", got, n)
+	}
+	decided := map[string]int{}
+	for _, r := range x.app.Requests() {
+		decided[r.Value("X-Oz-Event-Session-Id")+" "+r.Value("X-Oz-Decision")]++
+	}
+	for i := range n {
+		if times := decided[fmt.Sprintf("%d SUCCESS", i)]; times != 1 {
+			t.Errorf("the app got %d times SUCCESS of capsule %d", times, i)
+		}
+	}
+	if len(decided) != n {
+		t.Errorf("the app got %v", decided)
+	}
+}
