@@ -63,13 +63,14 @@ func adapt(t testing.TB, caddyfile string, env map[string]string) (*caddyConfig,
 	for _, name := range []string{"email", "password", "redis_password"} {
 		check(t, os.WriteFile(filepath.Join(dir, name), []byte("secret\n"), 0o600))
 	}
+	secrets := strings.NewReplacer("/run/secrets/oz_instant", dir)
 	file := filepath.Join(dir, "Caddyfile")
-	check(t, os.WriteFile(file, []byte(strings.ReplaceAll(caddyfile, "/run/secrets/oz_instant", dir)), 0o600))
+	check(t, os.WriteFile(file, []byte(secrets.Replace(caddyfile)), 0o600))
 	run := func(command string) ([]byte, error) {
 		cmd := exec.Command(caddy(t), command, "--config", file, "--adapter", "caddyfile")
 		cmd.Env = []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
 		for name, value := range env {
-			cmd.Env = append(cmd.Env, name+"="+elsewhere.Replace(value))
+			cmd.Env = append(cmd.Env, name+"="+secrets.Replace(elsewhere.Replace(value)))
 		}
 		var out, log bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &log
