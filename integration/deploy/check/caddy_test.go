@@ -79,6 +79,9 @@ func adapt(t testing.TB, caddyfile string, env map[string]string) (*caddyConfig,
 		}
 		return out.Bytes(), nil
 	}
+	if out, err := exec.Command(caddy(t), "fmt", "--diff", file).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("it isn't formatted: %w: %s", err, out)
+	}
 	text, err := run("adapt")
 	if err != nil {
 		return nil, err

@@ -353,6 +353,7 @@ func TestManifestsBroken(t *testing.T) {
 		{"base/Caddyfile", "shutdown_delay 5s", "shutdown_delays 5s", "Caddyfile"},
 		{"base/Caddyfile", "\tpersist_config off\n", "", "persist_config"},
 		{"base/Caddyfile", "/oz_instant/ready\n", "/ready\n", "meets nothing"},
+		{"base/Caddyfile", "\tservers {", "  servers {", "isn't formatted"},
 		{"fleet/Caddyfile", "grace_period 110s", "grace_period 140s", "is killed"},
 		{"fleet/deployment.yaml", "REDIS_ADDRESS", "REDIS", "Caddyfile"},
 		{"fleet/autoscaler.yaml", "name: oz-instant\n  min", "name: oz\n  min", "target"},
