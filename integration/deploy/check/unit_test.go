@@ -106,7 +106,7 @@ func TestUnitBroken(t *testing.T) {
 	}
 }
 
-// TestNotify promises that Caddy tells systemd when it serves and when it ends, as Type=notify has it, with the Caddyfile and the
+// TestNotify promises that Caddy tells systemd when it serves, reloads and ends, as Type=notify has it, with the Caddyfile and the
 // environment of the unit, and that it writes nowhere but where the unit lets it.
 func TestNotify(t *testing.T) {
 	dir := t.TempDir()
@@ -146,6 +146,13 @@ func TestNotify(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "run", "admin.sock")); err != nil || info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the admin endpoint is for everybody: %v %v", info, err)
 	}
+	reload := exec.Command(caddy(t), "reload", "--config", filepath.Join(systemd, "Caddyfile"), "--force")
+	reload.Env = cmd.Env[1:]
+	if out, err := reload.CombinedOutput(); err != nil {
+		t.Errorf("reloading: %v\n%s", err, out)
+	}
+	awaitMessage(t, messages, "RELOADING=1")
+	awaitMessage(t, messages, "READY=1")
 	check(t, cmd.Process.Signal(syscall.SIGTERM))
 	awaitMessage(t, messages, "STOPPING=1")
 	if err := cmd.Wait(); err != nil {
