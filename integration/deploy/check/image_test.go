@@ -2,11 +2,17 @@ package check
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -102,7 +108,8 @@ type bundle struct {
 	Ready  string // one of them
 	Scrape string
 	Series []string
-	Status int // of a capsule's answer
+	Status int    // of a capsule's answer
+	Redis  string // folder with its certificate; empty: there is none
 }
 
 type mount struct {
@@ -151,6 +158,44 @@ func (i *image) bundle(m *manifests) *bundle {
 	return b
 }
 
+// addRedis has the gateway use a Redis by TLS, whose certificate it is told to trust.
+func (b *bundle) addRedis(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	check(t, err)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	check(t, err)
+	b.Redis = t.TempDir()
+	trusted := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
+	check(t, os.WriteFile(filepath.Join(b.Redis, "cert.pem"), trusted, 0o600))
+	check(t, os.WriteFile(filepath.Join(b.Redis, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+	b.Mounts = append(b.Mounts, mount{"/run/ca", map[string]string{"ca.pem": string(trusted)}})
+	b.Env = append(b.Env, "SSL_CERT_FILE=/run/ca/ca.pem")
+	for i, variable := range b.Env {
+		if strings.HasPrefix(variable, "REDIS_ADDRESS=") {
+			b.Env[i] = "REDIS_ADDRESS=127.0.0.1:6379"
+		}
+	}
+}
+
+// startRedis runs it, with the account that the Caddyfile has.
+func (b *bundle) startRedis(t *testing.T) {
+	t.Helper()
+	certificate := filepath.Join(b.Redis, "cert.pem")
+	redis := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", "0", "--tls-port", "6379", "--tls-auth-clients", "no",
+		"--tls-cert-file", certificate, "--tls-ca-cert-file", certificate, "--tls-key-file", filepath.Join(b.Redis, "key.pem"),
+		"--save", "", "--user", "oz", "on", ">secret", "~oz_instant:*", "+@all")
+	redis.Stdout, redis.Stderr, redis.Dir = os.Stderr, os.Stderr, b.Redis
+	check(t, redis.Start()) // it ends with its namespace
+	awaitListener(t, "127.0.0.1:6379")
+}
+
 // run has this program start in namespaces of its own, where loopback is all of the network, and run the bundle there.
 func (b *bundle) run(t *testing.T) (string, error) {
 	t.Helper()
@@ -197,8 +242,8 @@ func TestImage(t *testing.T) {
 			check(t, err)
 			b := i.bundle(m)
 			b.Client, b.Status = client, 200
-			if folder == "fleet" { // Redis is not there
-				b.Status = 503
+			if folder == "fleet" {
+				b.addRedis(t)
 			}
 			if out, err := b.run(t); err != nil {
 				t.Errorf("%v\n%s", err, out)
@@ -222,6 +267,15 @@ func testBroken(t *testing.T, i *image, client string) {
 		"no secret": {func(b *bundle) {
 			b.Mounts = slices.DeleteFunc(b.Mounts, func(m mount) bool { return m.Path == "/run/secrets/oz_instant" })
 		}, "oz_instant/"},
+		"another account at Redis": {func(b *bundle) {
+			b.addRedis(t)
+			b.Status = 200
+			for _, m := range b.Mounts {
+				if _, has := m.Files["redis_password"]; has {
+					m.Files["redis_password"] = "another"
+				}
+			}
+		}, "a capsule got 503"},
 		"another probe":   {func(b *bundle) { b.Probes[0] += "z" }, "readyz: 404 "},
 		"another metric":  {func(b *bundle) { b.Series[0] = "caddy_oz_instant_waiting" }, "no metric caddy_oz_instant_waiting"},
 		"another program": {func(b *bundle) { b.Args[0] = "/bin/caddy" }, "no such file"},
@@ -267,6 +321,9 @@ func TestInside(t *testing.T) {
 	check(t, oz.Start())
 	defer oz.Process.Kill()
 	awaitListener(t, "127.0.0.1:9000")
+	if b.Redis != "" {
+		b.startRedis(t)
+	}
 
 	var log bytes.Buffer
 	gateway := b.start(t, &log)
