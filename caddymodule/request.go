@@ -315,8 +315,8 @@ const lastCall = 2 * time.Second
 // shutdownProblem refuses a capsule that comes too late in a shutdown. Of the
 // connection, too, nothing more may be expected.
 func shutdownProblem(r *http.Request) *problem {
-	if !caddy.Exiting() || untilShutdown(r) > lastCall {
-		return nil
+	if left, scheduled := untilShutdown(r); !scheduled || left > lastCall || !caddy.Exiting() {
+		return nil // a reload, too, may close a listener; then other ones take over
 	}
 	p := refusal(kindShuttingDown, "This gateway is shutting down",
 		"Nothing was decided and nothing was sent to Oz. Send the same capsule again after the time in Retry-After.").
@@ -325,16 +325,16 @@ func shutdownProblem(r *http.Request) *problem {
 	return p
 }
 
-// untilShutdown returns how long Caddy still accepts connections: 0 if it ends
-// without a delay.
-func untilShutdown(r *http.Request) time.Duration {
+// untilShutdown returns how long Caddy still accepts connections, if the end of
+// that is scheduled.
+func untilShutdown(r *http.Request) (left time.Duration, scheduled bool) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
-		return 0
+		return 0, false
 	}
-	left, _ := repl.Get("http.time_until_shutdown")
-	d, _ := left.(time.Duration)
-	return d
+	value, _ := repl.Get("http.time_until_shutdown")
+	left, scheduled = value.(time.Duration)
+	return left, scheduled
 }
 
 func isCapsuleType(lines []string) bool {
