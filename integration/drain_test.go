@@ -77,9 +77,7 @@ func TestDrain(t *testing.T) {
 	}
 	x.waitForLog(t, withMsg("servers shutting down; grace period initiated"))
 	x.ready(t, "Caddy is shutting down")
-	if conn, err := net.Dial("tcp", x.HTTP); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("a new connection got %v, %v", conn, err)
-	}
+	x.awaitRefused(t)
 
 	var clients sync.WaitGroup
 	for i, conn := range conns {
@@ -109,6 +107,23 @@ func TestDrain(t *testing.T) {
 	}
 	if len(keys) != uploads+analyses {
 		t.Errorf("Redis has %d keys, want one of each capsule: %q", len(keys), keys)
+	}
+}
+
+// awaitRefused returns when no new connection is accepted any more, which the log foretells.
+func (p *caddyProc) awaitRefused(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", p.HTTP)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return
+		}
+		if err == nil {
+			conn.Close()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a new connection got %v", err)
+		}
 	}
 }
 
