@@ -1,8 +1,10 @@
 package integration_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -46,17 +48,26 @@ func TestDrain(t *testing.T) {
 	capsule := func(i int) []byte {
 		return x.oz.Capsule(sandbox.CapsuleSpec{EventSession: strconv.Itoa(i), PayloadSize: 100_000})
 	}
-	halves := make([][]byte, uploads)
-	conns := make([]*rawConn, uploads)
-	for i := range conns {
+	rest := make(chan struct{})
+	var clients sync.WaitGroup
+	send := func(i int, body io.Reader, size int) {
+		c := x.client(t, protocols[i%len(protocols)])
+		clients.Go(func() {
+			req := c.postRequest(t, "/verify", body)
+			req.ContentLength = int64(size)
+			if a, err := c.try(req); err != nil || a.Status != 200 {
+				t.Errorf("capsule %d over %s got %d %s, %v", i, c.proto, a.Status, a.Body, err)
+			}
+		})
+	}
+	for i := range uploads {
 		whole := capsule(i)
-		conns[i], halves[i] = x.slowUpload(t, whole, len(whole)/2), whole[len(whole)/2:]
+		send(i, &halfReader{whole[:len(whole)/2], whole[len(whole)/2:], rest}, len(whole))
 	}
 	x.awaitStatus(t, "uploading", strconv.Itoa(uploads))
-	answers := make(chan answer, analyses)
 	for i := range analyses {
-		c := x.client(t, protocols[i%len(protocols)])
-		go func() { answers <- c.post(t, "/verify", capsule(uploads+i)) }()
+		whole := capsule(uploads + i)
+		send(uploads+i, bytes.NewReader(whole), len(whole))
 	}
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.Busy == analyses })
 
@@ -79,20 +90,7 @@ func TestDrain(t *testing.T) {
 	x.ready(t, "Caddy is shutting down")
 	x.awaitRefused(t)
 
-	var clients sync.WaitGroup
-	for i, conn := range conns {
-		clients.Go(func() {
-			conn.send(t, string(halves[i]))
-			if a := conn.read(t, "POST"); a.Status != 200 {
-				t.Errorf("upload %d got %d %s", i, a.Status, a.Body)
-			}
-		})
-	}
-	for range analyses {
-		if a := <-answers; a.Status != 200 {
-			t.Errorf("an analysis got %d %s", a.Status, a.Body)
-		}
-	}
+	close(rest)
 	clients.Wait()
 	<-x.ended
 	if len(x.logLines(withMsg("shutdown complete"))) != 1 {
@@ -108,6 +106,25 @@ func TestDrain(t *testing.T) {
 	if len(keys) != uploads+analyses {
 		t.Errorf("Redis has %d keys, want one of each capsule: %q", len(keys), keys)
 	}
+}
+
+// halfReader is a body whose second half comes once a channel is closed.
+type halfReader struct {
+	first, second []byte
+	rest          <-chan struct{}
+}
+
+func (r *halfReader) Read(p []byte) (int, error) {
+	if len(r.first) == 0 {
+		<-r.rest
+		r.first, r.second = r.second, nil
+	}
+	if len(r.first) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.first)
+	r.first = r.first[n:]
+	return n, nil
 }
 
 // awaitRefused returns when no new connection is accepted any more, which the log foretells.
