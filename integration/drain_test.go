@@ -41,14 +41,14 @@ const drainSite = `
 // the client's, Oz's and the app's side, takes no new ones, says so, and leaves no claim that isn't a decision's.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	const uploads, analyses = 50, 10
+	const uploads, analyses, slots = 50, 10, 20
 	redis := startRedis(t)
-	x := startChain(t, sandbox.Options{AnalysisTime: time.Second, Parallel: 20}, drainSite, withEnv("REDIS", "redis://"+redis.Addr))
+	x := startChain(t, sandbox.Options{AnalysisTime: time.Second, Parallel: slots}, drainSite, withEnv("REDIS", "redis://"+redis.Addr))
 
 	capsule := func(i int) []byte {
-		return x.oz.Capsule(sandbox.CapsuleSpec{EventSession: strconv.Itoa(i), PayloadSize: 100_000})
+		return x.oz.Capsule(sandbox.CapsuleSpec{EventSession: strconv.Itoa(i), PayloadSize: 50_000})
 	}
-	rest := make(chan struct{})
+	rest := make(chan struct{}, uploads+analyses+slots) // lets an upload go on: as many at once as Oz takes, so that none waits for the CPU
 	var clients sync.WaitGroup
 	send := func(i int, body io.Reader, size int) {
 		c := x.client(t, protocols[i%len(protocols)])
@@ -58,6 +58,7 @@ func TestDrain(t *testing.T) {
 			if a, err := c.try(req); err != nil || a.Status != 200 {
 				t.Errorf("capsule %d over %s got %d %s, %v", i, c.proto, a.Status, a.Body, err)
 			}
+			rest <- struct{}{}
 		})
 	}
 	for i := range uploads {
@@ -90,7 +91,9 @@ func TestDrain(t *testing.T) {
 	x.ready(t, "Caddy is shutting down")
 	x.awaitRefused(t)
 
-	close(rest)
+	for range slots - analyses {
+		rest <- struct{}{}
+	}
 	clients.Wait()
 	<-x.ended
 	if len(x.logLines(withMsg("shutdown complete"))) != 1 {
@@ -108,14 +111,14 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// halfReader is a body whose second half comes once a channel is closed.
+// halfReader is a body whose second half comes once a channel lets it.
 type halfReader struct {
 	first, second []byte
 	rest          <-chan struct{}
 }
 
 func (r *halfReader) Read(p []byte) (int, error) {
-	if len(r.first) == 0 {
+	if len(r.first) == 0 && len(r.second) > 0 {
 		<-r.rest
 		r.first, r.second = r.second, nil
 	}
