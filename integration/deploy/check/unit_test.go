@@ -35,10 +35,7 @@ func examineUnit(t *testing.T, folder string) (wrong complaints) {
 	wrong.unless(err == nil, "systemd-analyze security: %v %s", err, out)
 
 	unit := settings(string(text))
-	config, err := adaptFile(t, filepath.Join(folder, "Caddyfile"), map[string]string{
-		"SITE": "app.example.com", "OZ_URL": "https://oz.internal", "APP_URL": "http://127.0.0.1:3000",
-		"OZ_EMAIL_FILE": "/run/secrets/oz_instant/email", "OZ_PASSWORD_FILE": "/run/secrets/oz_instant/password",
-	})
+	config, err := adaptFile(t, filepath.Join(folder, "Caddyfile"), unitEnvironment)
 	if err != nil {
 		wrong.unless(false, "the Caddyfile: %v", err)
 		return wrong
@@ -50,6 +47,12 @@ func examineUnit(t *testing.T, folder string) (wrong complaints) {
 	wrong.unless(unit["Type"] == "notify", "systemd isn't told when Caddy serves")
 	wrong.unless(!strings.Contains(unit["ExecStart"], "--environ"), "the environment is logged")
 	return wrong
+}
+
+// unitEnvironment is what the unit and its EnvironmentFile say, in other words.
+var unitEnvironment = map[string]string{
+	"SITE": "app.example.com", "OZ_URL": "https://oz.internal", "APP_URL": "http://127.0.0.1:3000",
+	"OZ_EMAIL_FILE": "/run/secrets/oz_instant/email", "OZ_PASSWORD_FILE": "/run/secrets/oz_instant/password",
 }
 
 // settings are the lines of a unit; of those with one name, the last.
