@@ -129,7 +129,7 @@ func examine(t *testing.T, folder string) (wrong complaints) {
 	if err != nil {
 		return complaints{err.Error()}
 	}
-	m.examineLabels(&wrong)
+	m.examineLabels(&wrong, folder)
 	m.examineSecurity(&wrong)
 	m.examineVolumes(&wrong)
 	m.examineNetwork(&wrong)
@@ -144,7 +144,7 @@ func examine(t *testing.T, folder string) (wrong complaints) {
 	return wrong
 }
 
-func (m *manifests) examineLabels(wrong *complaints) {
+func (m *manifests) examineLabels(wrong *complaints, folder string) {
 	pod := labels.Set(m.deployment.Spec.Template.Labels)
 	selects := func(what string, s *meta.LabelSelector) {
 		selector, err := meta.LabelSelectorAsSelector(s)
@@ -158,6 +158,11 @@ func (m *manifests) examineLabels(wrong *complaints) {
 	if m.scaler != nil {
 		target := m.scaler.Spec.ScaleTargetRef
 		wrong.unless(target.Kind == "Deployment" && target.Name == m.deployment.Name && target.APIVersion == "apps/v1", "the autoscaler's target isn't the deployment")
+		rules, err := os.ReadFile(filepath.Join(folder, "prometheus-adapter.yaml"))
+		for _, metric := range m.scaler.Spec.Metrics {
+			wrong.unless(metric.Pods == nil || err == nil && strings.Contains(string(rules), "'"+metric.Pods.Metric.Name+"{"),
+				"the adapter has no rule for a metric of the autoscaler, %v", err)
+		}
 		wrong.unless(m.deployment.Spec.Replicas == nil, "each apply would undo what the autoscaler did (want no replicas)")
 	}
 }
@@ -357,6 +362,8 @@ func TestManifestsBroken(t *testing.T) {
 		{"fleet/Caddyfile", "grace_period 110s", "grace_period 140s", "is killed"},
 		{"fleet/deployment.yaml", "REDIS_ADDRESS", "REDIS", "Caddyfile"},
 		{"fleet/autoscaler.yaml", "name: oz-instant\n  min", "name: oz\n  min", "target"},
+		{"fleet/autoscaler.yaml", "caddy_oz_instant_queued", "caddy_oz_instant_in_flight", "adapter"},
+		{"fleet/prometheus-adapter.yaml", "caddy_oz_instant_memory_bytes{", "caddy_oz_instant_memory{", "adapter"},
 		{"fleet/disruption.yaml", "app.kubernetes.io/name: oz-instant", "app.kubernetes.io/name: oz", "disruption budget doesn't select"},
 		{"fleet/networkpolicy.yaml", "cidr: 10.20.0.0/24 # Oz", "cider: 10.20.0.0/24", "unknown field"},
 		{"fleet/networkpolicy.yaml", "    - to:\n        - ipBlock:\n            cidr: 10.20.0.0/24 # Oz\n      ports:", "    - ports:", "go anywhere"},
