@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -29,6 +30,7 @@ const drainSite = `
 			slots 20
 			queue 100
 			memory 64MiB
+			shared redis {$REDIS}
 		}
 		replay_guard redis {$REDIS} {
 			window 10m
@@ -38,7 +40,7 @@ const drainSite = `
 }`
 
 // TestDrain promises that a gateway which is told to end with 50 uploads and 10 analyses in progress decides all of them, each once, on
-// the client's, Oz's and the app's side, takes no new ones, says so, and leaves no claim that isn't a decision's.
+// the client's, Oz's and the app's side, takes no new ones, says so, and leaves neither a slot, a place in the queue nor a claim that isn't a decision's.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	const uploads, analyses, slots = 50, 10, 20
@@ -100,14 +102,20 @@ func TestDrain(t *testing.T) {
 		t.Error("Caddy did not end by itself")
 	}
 	x.assertEachOnce(t, uploads+analyses)
-	keys := redis.keys(t)
-	for _, key := range keys {
-		if left := redis.life(t, key); left < drainWindow-time.Minute {
-			t.Errorf("%s lives for %v, as a claim of a capsule in progress does", key, left)
+	claims := 0
+	for _, key := range redis.keys(t) {
+		switch kind := redis.do(t, "TYPE", key); {
+		case strings.HasPrefix(key, "oz_instant:replay:"):
+			claims++
+			if left := redis.life(t, key); left < drainWindow-time.Minute {
+				t.Errorf("%s lives for %v, as a claim of a capsule in progress does", key, left)
+			}
+		case kind == "zset":
+			t.Errorf("%s still holds %v", key, redis.do(t, "ZRANGE", key, 0, -1))
 		}
 	}
-	if len(keys) != uploads+analyses {
-		t.Errorf("Redis has %d keys, want one of each capsule: %q", len(keys), keys)
+	if claims != uploads+analyses {
+		t.Errorf("Redis has %d claims, want one of each capsule", claims)
 	}
 }
 

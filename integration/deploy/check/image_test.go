@@ -190,7 +190,10 @@ func (b *bundle) startRedis(t *testing.T) {
 	certificate := filepath.Join(b.Redis, "cert.pem")
 	redis := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", "0", "--tls-port", "6379", "--tls-auth-clients", "no",
 		"--tls-cert-file", certificate, "--tls-ca-cert-file", certificate, "--tls-key-file", filepath.Join(b.Redis, "key.pem"),
-		"--save", "", "--user", "oz", "on", ">secret", "~oz_instant:*", "+@all")
+		"--save", "", "--user", "oz", "on", ">secret",
+		// As the docs have it, for claims and slots.
+		"~oz_instant:replay:*", "~oz_instant:slots:*", "&oz_instant:slots:*", "+set", "+get", "+del", "+eval", "+evalsha", "+time", "+pexpire",
+		"+zadd", "+zrem", "+zcard", "+zscore", "+zrange", "+zrangebyscore", "+zremrangebyscore", "+publish", "+subscribe")
 	redis.Stdout, redis.Stderr, redis.Dir = os.Stderr, os.Stderr, b.Redis
 	check(t, redis.Start()) // it ends with its namespace
 	awaitListener(t, "127.0.0.1:6379")
@@ -349,6 +352,9 @@ func TestInside(t *testing.T) {
 		}
 	}
 	b.decide(t, seen)
+	if _, metrics := get(t, b.Scrape); b.Redis != "" && !strings.Contains(metrics, "\ncaddy_oz_instant_slots_shared 1\n") {
+		t.Error("slots aren't shared")
+	}
 
 	check(t, gateway.Process.Signal(syscall.SIGTERM))
 	for status := 200; status != 503; status, _ = get(t, b.Ready) {
