@@ -40,7 +40,8 @@ const drainSite = `
 }`
 
 // TestDrain promises that a gateway which is told to end with 50 uploads and 10 analyses in progress decides all of them, each once, on
-// the client's, Oz's and the app's side, takes no new ones, says so, and leaves neither a slot, a place in the queue nor a claim that isn't a decision's.
+// the client's, Oz's and the app's side; that it takes no new ones, and says so; and that it leaves neither a slot nor a place in the
+// queue, and no claim but those of decisions.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	const uploads, analyses, slots = 50, 10, 20
