@@ -269,8 +269,9 @@ func TestShorten(t *testing.T) {
 func TestRefusalKindsAreDistinct(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, row := range refusals {
-		if seen[row.kind] || row.status < 400 || row.status > 499 {
-			t.Errorf("%+v is there twice, or isn't the client's", row)
+		ofClient := row.status >= 400 && row.status <= 499
+		if seen[row.kind] || ofClient == (row.kind == kindShuttingDown) {
+			t.Errorf("%+v is there twice, or has the status of another kind", row)
 		}
 		seen[row.kind] = true
 		if _, isReason := reasonProblems[oz.Reason(row.kind)]; isReason {
