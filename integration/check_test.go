@@ -29,7 +29,7 @@ func runCaddy(t testing.TB, stdin string, env []string, args ...string) command 
 	cmd := exec.CommandContext(t.Context(), caddyBinary, args...)
 	home := t.TempDir()
 	cmd.Dir, cmd.Stdin = home, strings.NewReader(stdin)
-	cmd.Env = append([]string{"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home}, env...)
+	cmd.Env = append([]string{"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home, "GOGC=" + os.Getenv("GOGC")}, env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {

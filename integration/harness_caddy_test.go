@@ -101,7 +101,8 @@ func newCaddy(t testing.TB, command, caddyfile string, opts []caddyOption) *cadd
 		"HTTP_PORT=" + strconv.Itoa(httpPort), "HTTPS_PORT=" + strconv.Itoa(httpsPort),
 		fmt.Sprintf("SITE=http://:%d, https://:%d", httpPort, httpsPort),
 		"TLS_CERT=" + p.cert.certFile, "TLS_KEY=" + p.cert.keyFile,
-		"GORACE=exitcode=0", // findTrouble reads what the race detector reports
+		"GOGC=" + os.Getenv("GOGC"), // see collectSeldom
+		"GORACE=exitcode=0",         // findTrouble reads what the race detector reports
 	}
 	for _, opt := range opts {
 		opt(p)

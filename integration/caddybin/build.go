@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // source is what xcaddy writes for this module.
@@ -34,8 +35,10 @@ func main() { caddycmd.Main() }
 // tags are xcaddy's: without them come three databases that only a certificate authority uses.
 const tags = "nobadger,nomysql,nopgx"
 
-// Root returns the top folder of the Go module that the working directory is in.
-func Root() (string, error) {
+// Root returns the top folder of the Go module that the program was started in. Tests ask for it dozens of times, and Go once.
+var Root = sync.OnceValues(findRoot)
+
+func findRoot() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("looking for go.mod: %w", err)
