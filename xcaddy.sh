@@ -56,22 +56,40 @@ check_go() {
 		die "Go $wanted or newer is needed, this is Go $have. Install a newer one from https://go.dev/dl/."
 }
 
+# stamp prints the version that `./caddy list-modules --versions` shows for this module: the tag of the commit, or for another one
+# what Go itself calls it, v0.0.0-20060102150405-abcdefabcdef with v0.3.1-0. in front after v0.3.0. Changes that are in no commit show
+# as .dirty, and a folder without git as v0.0.0-unknown.
+stamp() {
+	local hash tag dirty=
+	# Of a repository that this folder is only a part of, the commits say nothing.
+	hash=$(git rev-parse --short=12 HEAD 2>/dev/null) && [ -z "$(git rev-parse --show-prefix)" ] || { printf v0.0.0-unknown && return; }
+	[ -z "$(git status --porcelain)" ] || dirty=.dirty
+	tag=$(git describe --tags --abbrev=0 --match 'v[0-9]*.[0-9]*.[0-9]*' --exclude '*[-+]*' 2>/dev/null) || tag=
+	if [ -n "$tag" ] && [ -z "$dirty" ] && [ "$(git rev-list -n 1 "$tag")" = "$(git rev-parse HEAD)" ]; then
+		printf %s "$tag"
+		return
+	fi
+	[ -z "$tag" ] || tag=${tag%.*}.$((${tag##*.} + 1))-0.
+	printf '%s%s-%s%s' "${tag:-v0.0.0-}" "$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)" "$hash" "$dirty"
+}
+
 build() {
-	local version
+	local version stamp
 	check_go
+	stamp=$(stamp)
 	version=$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)
 	say "building ./caddy: Caddy $version with oz_instant (minutes the first time, seconds later)"
 
 	# This folder stands in for the module, yet Go first asks the module proxy which versions of it there are. Where the path
 	# is not published, a proxy that answers "forbidden" instead of "not found" ends the build. So an empty proxy goes first
-	# and knows no version of our paths. All else comes from the usual proxies, with its checksums verified.
+	# and knows no version of our paths, not even the one that is stamped. All else comes from the usual proxies, with its checksums verified.
 	local path
 	for path in "$module" "$module/caddymodule" "$module/caddymodule/redis"; do
 		mkdir -p "$tmp/proxy/$path/@v"
 		: >"$tmp/proxy/$path/@v/list"
 	done
 	GOPROXY="file://$tmp/proxy,$(go env GOPROXY)" go tool xcaddy build "$version" --output ./caddy \
-		--with "$module/caddymodule" --with "$module/caddymodule/redis" --replace "$module=." >"$tmp/log" 2>&1 ||
+		--with "$module/caddymodule@$stamp" --with "$module/caddymodule/redis@$stamp" --replace "$module=." >"$tmp/log" 2>&1 ||
 		die "the build failed: $(cat "$tmp/log")"
 
 	# Not through a pipe: grep leaves at its first match, and Caddy would fail to write the rest.
