@@ -56,21 +56,19 @@ check_go() {
 		die "Go $wanted or newer is needed, this is Go $have. Install a newer one from https://go.dev/dl/."
 }
 
-# stamp prints the version that `./caddy list-modules --versions` shows for this module: the tag of the commit, or for another one
-# what Go itself calls it, v0.0.0-20060102150405-abcdefabcdef with v0.3.1-0. in front after v0.3.0. Changes that are in no commit show
-# as .dirty, and a folder without git as v0.0.0-unknown.
+# stamp prints the version that `./caddy list-modules --versions` shows for this module: the tag of the commit, or for a commit
+# without one what Go itself calls it, v0.0.0-20060102150405-abcdefabcdef and after v0.3.0 v0.3.1-0.2006…. Changes that are in no
+# commit show as .dirty, and a folder without git as v0.0.0-unknown.
 stamp() {
-	local hash tag dirty=
+	local hash last dirty='' tags='v[0-9]*.[0-9]*.[0-9]*'
 	# Of a repository that this folder is only a part of, the commits say nothing.
-	hash=$(git rev-parse --short=12 HEAD 2>/dev/null) && [ -z "$(git rev-parse --show-prefix)" ] || { printf v0.0.0-unknown && return; }
+	hash=$(git rev-parse --short=12 HEAD 2>/dev/null) && [ -z "$(git rev-parse --show-prefix)" ] || { echo v0.0.0-unknown && return; }
 	[ -z "$(git status --porcelain)" ] || dirty=.dirty
-	tag=$(git describe --tags --abbrev=0 --match 'v[0-9]*.[0-9]*.[0-9]*' --exclude '*[-+]*' 2>/dev/null) || tag=
-	if [ -n "$tag" ] && [ -z "$dirty" ] && [ "$(git rev-list -n 1 "$tag")" = "$(git rev-parse HEAD)" ]; then
-		printf %s "$tag"
+	if [ -z "$dirty" ] && git describe --tags --exact-match --match "$tags" 2>/dev/null; then
 		return
 	fi
-	[ -z "$tag" ] || tag=${tag%.*}.$((${tag##*.} + 1))-0.
-	printf '%s%s-%s%s' "${tag:-v0.0.0-}" "$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)" "$hash" "$dirty"
+	last=$(git describe --tags --abbrev=0 --match "$tags" --exclude '*-*' 2>/dev/null) && last=${last%.*}.$((${last##*.} + 1))-0. || last=v0.0.0-
+	echo "$last$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)-$hash$dirty"
 }
 
 build() {
@@ -89,7 +87,7 @@ build() {
 		: >"$tmp/proxy/$path/@v/list"
 	done
 	GOPROXY="file://$tmp/proxy,$(go env GOPROXY)" go tool xcaddy build "$version" --output ./caddy \
-		--with "$module/caddymodule@$stamp" --with "$module/caddymodule/redis@$stamp" --replace "$module=." >"$tmp/log" 2>&1 ||
+		--with "$module/caddymodule@$stamp" --with "$module/caddymodule/redis@$stamp" --replace "$module@$stamp=." >"$tmp/log" 2>&1 ||
 		die "the build failed: $(cat "$tmp/log")"
 
 	# Not through a pipe: grep leaves at its first match, and Caddy would fail to write the rest.
@@ -98,7 +96,7 @@ build() {
 		die './caddy came out without http.handlers.oz_instant and its store in Redis.'
 	./caddy validate --config Caddyfile.example >"$tmp/log" 2>&1 ||
 		die "Caddyfile.example is not valid: $(cat "$tmp/log")"
-	say "./caddy is ready: $(./caddy version)"
+	say "./caddy is ready: $(./caddy version), oz_instant $stamp"
 }
 
 # port prints the port of an address, or 80 or 443 where it has none.
