@@ -149,3 +149,43 @@ func writeKeys(t *testing.T, dir string, private *ecdsa.PrivateKey, public *ecds
 		}
 	}
 }
+
+// TestKeyPairVerifies promises that a token is judged by its signature also where the pair doesn't remember it, and is never good by
+// being remembered elsewhere.
+func TestKeyPairVerifies(t *testing.T) {
+	t.Parallel()
+	pair, err := loadOrMakeKeys("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := loadOrMakeKeys("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	token := pair.sign(now, time.Minute)
+	swapped := "A"
+	if token[len(token)-10] == 'A' {
+		swapped = "B"
+	}
+	forged := token[:len(token)-10] + swapped + token[len(token)-9:]
+	for _, test := range []struct {
+		name  string
+		pair  *keyPair
+		token string
+		good  bool
+	}{
+		{"the one that signed it", pair, token, true},
+		{"the same keys elsewhere", &keyPair{private: pair.private}, token, true},
+		{"other keys", stranger, token, false},
+		{"a changed signature", pair, forged, false},
+		{"a changed signature elsewhere", &keyPair{private: pair.private}, forged, false},
+	} {
+		if _, err := test.pair.verify(test.token, now); (err == nil) != test.good {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+	if _, err := pair.verify(token, now.Add(time.Hour)); err == nil {
+		t.Error("a token that is remembered never ends")
+	}
+}
