@@ -59,7 +59,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) error
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	args := []string{
-		"--caddy", caddy(t), "--rounds", "1", "--capsules", "30", "--clients", "2",
+		"--caddy", caddy(t), "--rounds", "1", "--capsules", "10", "--clients", "2",
 		"--memory-rounds", "1", "--memory-capsules", "8", "--memory-clients", "4", "--memory-size", "1MiB",
 	}
 	var stdout, stderr strings.Builder
@@ -70,7 +70,7 @@ func TestCompare(t *testing.T) {
 	for _, want := range []string{
 		`^Caddy v2\.\S+, go1\.\S+, linux/\S+, \d+ CPUs; best shot of 400000 characters\n`,
 		`\nCPU of the gateway per capsule of 2MiB, HTTP/1\.1, .*\n.*\n.*\n  oz_instant` + figures + `ms\n  plain Caddy` + figures + `ms\n  ratio` + figures + `within 0\.95: no\n`,
-		`\nCPU of the gateway per capsule of 200000, HTTP/1\.1, .* 120 capsules\n(.*\n)+  ratio` + figures + `within 1\.00: no\n`,
+		`\nCPU of the gateway per capsule of 200000, HTTP/1\.1, .* 40 capsules\n(.*\n)+  ratio` + figures + `within 1\.00: no\n`,
 		`\nCPU of the gateway per capsule of 2MiB, HTTP/1\.1 over TLS, `,
 		`\nCPU of the gateway per capsule of 2MiB, HTTP/2 over TLS, `,
 		`\n  oz_instant` + figures + `MiB\n  plain Caddy` + figures + `MiB\n  ratio` + figures + `within 1\.20: no\n$`,
