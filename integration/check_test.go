@@ -111,7 +111,7 @@ func TestCommandMistakes(t *testing.T) {
 func TestCheckFindsFaults(t *testing.T) {
 	t.Parallel()
 	const token, empty, garbage = "session token", "empty capsule", "garbage capsule"
-	for fault, red := range map[string][]string{
+	sideBySide(t, map[string][]string{
 		"status:401@all":            {token, empty, garbage},
 		"status:500@token":          {token},
 		"html:200@token":            {token},
@@ -128,28 +128,25 @@ func TestCheckFindsFaults(t *testing.T) {
 		"close@all":                 {token, empty, garbage},
 		"hang@all":                  {token, empty, garbage},
 		"gzip@all":                  {token, empty, garbage},
-	} {
-		t.Run(fault, func(t *testing.T) {
-			t.Parallel()
-			oz := startSandbox(t, sandbox.Options{Fault: sandbox.MustFault(fault)})
-			got := runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--timeout", "2s", "--json")
-			if got.Exit == 0 || gjson.Get(got.Out, "well").Bool() {
-				t.Errorf("exit %d\n%s", got.Exit, got.Out)
-			}
-			s := states(t, got.Out, 0)
-			for _, name := range []string{token, empty, garbage} {
-				want := "ok"
-				for _, r := range red {
-					if r == name {
-						want = "failed"
-					}
-				}
-				if s[name] != want {
-					t.Errorf("%s is %s, want %s\n%s", name, s[name], want, got.Out)
+	}, func(t *testing.T, fault string, red []string) {
+		oz := startSandbox(t, sandbox.Options{Fault: sandbox.MustFault(fault)})
+		got := runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--timeout", "2s", "--json")
+		if got.Exit == 0 || gjson.Get(got.Out, "well").Bool() {
+			t.Errorf("exit %d\n%s", got.Exit, got.Out)
+		}
+		s := states(t, got.Out, 0)
+		for _, name := range []string{token, empty, garbage} {
+			want := "ok"
+			for _, r := range red {
+				if r == name {
+					want = "failed"
 				}
 			}
-		})
-	}
+			if s[name] != want {
+				t.Errorf("%s is %s, want %s\n%s", name, s[name], want, got.Out)
+			}
+		}
+	})
 }
 
 // TestCheckTheWay promises the right line for what is wrong before Oz is reached.
