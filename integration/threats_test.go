@@ -30,6 +30,10 @@ type threat struct {
 // appTests are about real app servers, each of which is started once for all of its parts.
 var appTests = tests(testAppsOnGunicorn, testAppOnPHP, testAppOnPuma, testAppOnNode, testAppOnTomcat, testAppInGo)
 
+// takeLong do one thing after the other for many seconds. They are started last, because of parallel tests Go lets the last one begin
+// first, and must not be what everybody waits for in the end.
+var takeLong = tests(testRandomRequests, testRandomStreams, testLeaveDuringUpload, testRequestMediaType, testReservedInConnection, testFieldValues)
+
 // threats are all that are known of, and the tests that look for each of them here. SECURITY.md lists the same.
 var threats = []threat{
 	{1, "a client's header stays where the answer has none", "Caddy CVE-2026-30851, GHSA-7r4p-vjf4-gxv4", "1",
@@ -121,12 +125,15 @@ func TestThreats(t *testing.T) {
 			})
 		}
 	}
+	last := slices.Concat(takeLong, appTests)
 	for _, threat := range threats {
 		for _, test := range threat.tests {
-			start(test)
+			if !slices.ContainsFunc(last, func(other func(*testing.T)) bool { return nameOf(other) == nameOf(test) }) {
+				start(test)
+			}
 		}
 	}
-	for _, test := range appTests {
+	for _, test := range last {
 		start(test)
 	}
 }
