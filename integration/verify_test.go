@@ -60,7 +60,8 @@ var verifiers = map[string]func(t testing.TB, folder string) []string{
 			classes = append(classes, file)
 		}
 		path := strings.Join(classes, ":")
-		if out, err := exec.CommandContext(t.Context(), javac, "-d", classes[0], "-cp", path, filepath.Join(folder, "java", "Verify.java")).CombinedOutput(); err != nil {
+		compile := exec.CommandContext(t.Context(), javac, "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-d", classes[0], "-cp", path, filepath.Join(folder, "java", "Verify.java"))
+		if out, err := compile.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		return []string{java, "-XX:TieredStopAtLevel=1", "-cp", path, "Verify"}
