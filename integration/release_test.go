@@ -113,6 +113,7 @@ func TestReleaseRefuses(t *testing.T) {
 		"0.3.0":        "want a version",
 		"check-all":    "want a version",
 		"v0.3.0-RC!.1": "invalid version",
+		"v0.3.0":       "there is no commit",
 	} {
 		if got := run(version, filepath.Join(dir, "out")); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", version, got, want)
