@@ -14,15 +14,16 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// accounting records for each capsule what its client sent and got. It is also the app, and records what the app got.
+// accounting records for each request with a capsule what its client sent and got. It is also the app, and records what the app got.
 type accounting struct {
 	mu         sync.Mutex
 	records    map[string]*record
 	unexpected []string // what the app got that belongs to no capsule
 }
 
-// record holds everything that is known of a capsule.
+// record holds everything that is known of a request.
 type record struct {
+	capsule   string // its id: of several requests with the same capsule, that of the first
 	outcome   string // that the capsule asks Oz for; empty: Oz cannot read it
 	response  response
 	delivered []string // decisions that the app got, each with the id in the folder
@@ -36,10 +37,13 @@ func (a *accounting) count() int {
 	return len(a.records)
 }
 
-func (a *accounting) sending(id, outcome string) {
+func (a *accounting) sending(id, outcome string) { a.sendingAgain(id, id, outcome) }
+
+// sendingAgain is for a request with the capsule of another one.
+func (a *accounting) sendingAgain(id, capsule, outcome string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.records[id] = &record{outcome: outcome}
+	a.records[id] = &record{capsule: capsule, outcome: outcome}
 }
 
 func (a *accounting) sent(id string, r response) {
@@ -91,16 +95,21 @@ func (a *accounting) totals(taken, analyzed map[string]int) (t totals) {
 	defer a.mu.Unlock()
 	t.refusals = map[string]int{}
 	t.wrong = append(t.wrong, a.unexpected...)
+	toOz, toApp := map[string]int{}, map[string]int{}
 	for id, e := range a.records {
 		t.sent++
 		t.enter(id, e, taken[id])
-		if n := analyzed[id]; n > 1 || len(e.delivered) > 1 {
-			t.duplicates = append(t.duplicates, fmt.Sprintf("%s: came to Oz %d times, to the app %d times", id, n, len(e.delivered)))
-		}
+		toOz[e.capsule] += analyzed[id]
+		toApp[e.capsule] += len(e.delivered)
 		for _, told := range e.delivered {
-			if !strings.HasPrefix(told, id+" ") || strings.HasSuffix(told, " "+sandbox.Success) && e.outcome != sandbox.Success {
+			if !strings.HasPrefix(told, e.capsule+" ") || strings.HasSuffix(told, " "+sandbox.Success) && e.outcome != sandbox.Success {
 				t.wrong = append(t.wrong, fmt.Sprintf("%s: the app was told %q of a capsule that asks for %q", id, told, e.outcome))
 			}
+		}
+	}
+	for capsule, n := range toOz {
+		if n > 1 || toApp[capsule] > 1 {
+			t.duplicates = append(t.duplicates, fmt.Sprintf("%s: came to Oz %d times, to the app %d times", capsule, n, toApp[capsule]))
 		}
 	}
 	return t

@@ -69,6 +69,10 @@ type logLine struct {
 	Request struct {
 		Header http.Header `json:"headers"`
 	} `json:"request"`
+	Oz struct { // in the access log
+		Queue float64 `json:"queue"` // seconds
+		Tries int     `json:"upstream_tries"`
+	} `json:"oz_instant"`
 }
 
 const (

@@ -5,6 +5,7 @@
 //	bench phones    [flags]       many slow phones at once: how much of the gateway's memory they take
 //	bench replay    [flags]       each capsule to two gateways with one Redis at the same instant: does it count once
 //	bench soak      [flags]       everything that can go wrong, for as long as you like: is every capsule accounted for
+//	bench fleet   [flags]         three gateways, three Oz and a Redis, killed one after the other: the same, and is Oz kept busy
 //
 // Each has --help.
 //
@@ -27,6 +28,6 @@ func rootCommand() *cobra.Command {
 	root.Short = "Measure what oz_instant costs"
 	root.Long = root.Short + ".\n\nWithout a command, bench does what bench compare does."
 	root.SilenceUsage = true
-	root.AddCommand(compareCommand(), capacityCommand(), phonesCommand(), replayCommand(), soakCommand())
+	root.AddCommand(compareCommand(), capacityCommand(), phonesCommand(), replayCommand(), soakCommand(), fleetCommand(), serveOzCommand())
 	return root
 }

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"strconv"
 	"sync"
@@ -20,7 +20,6 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
-	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -105,7 +104,7 @@ type replayPart struct {
 	app      *replayApp
 	backend  *backend
 	gateways [2]*gateway
-	redis    *exec.Cmd
+	redis    *process
 	store    *redis.Client
 	client   *http.Client
 	killed   atomic.Int64 // when, in nanoseconds since 1970; 0: not yet
@@ -194,9 +193,10 @@ func (c *replayRun) start(ctx context.Context, p *replayPart) error {
 	if err != nil {
 		return err
 	}
-	if err := p.startRedis(ctx, c.redis, c.dir, addr); err != nil {
+	if p.redis, err = startRedis(ctx, c.redis, c.dir, addr); err != nil {
 		return err
 	}
+	p.store = redis.NewClient(&redis.Options{Addr: addr})
 	oz, err := sandbox.New(sandbox.Options{ReuseTokens: true, TokenLife: time.Hour, KeepReceipts: 1, AnalysisTime: c.analysis})
 	if err != nil {
 		return err
@@ -234,25 +234,26 @@ const (
 	bufferedPath = "buffered"
 )
 
-func (p *replayPart) startRedis(ctx context.Context, program, dir, addr string) error {
-	home, err := os.MkdirTemp(dir, "redis")
+// startRedis starts a Redis that keeps nothing on a disk.
+func startRedis(ctx context.Context, program, dir, addr string) (*process, error) {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	host, port := addr[:len("127.0.0.1")], addr[len("127.0.0.1:"):]
-	p.redis = exec.Command(program, "--bind", host, "--port", port, "--dir", home, "--save", "", "--logfile", "log")
-	dieWithBench(p.redis)
-	if err := p.redis.Start(); err != nil {
-		return err
+	p, err := newProcess(dir, "redis", program, "--bind", host, "--port", port, "--save", "")
+	if err != nil {
+		return nil, err
 	}
-	p.store = redis.NewClient(&redis.Options{Addr: addr})
-	return cli.AwaitListening(ctx, addr, nil)
+	if err := p.start(ctx, addr); err != nil {
+		return nil, fmt.Errorf("starting Redis: %w", err)
+	}
+	return p, nil
 }
 
 // kill ends the first gateway as a crash would.
 func (p *replayPart) kill() {
 	p.killed.Store(time.Now().UnixNano())
-	p.gateways[0].cmd.Process.Kill()
+	p.gateways[0].kill()
 }
 
 // pair sends a capsule to both gateways at once. If it did not count, its client sends it again, to the gateway that lives.
@@ -362,9 +363,8 @@ func (p *replayPart) close() error {
 	if p.store != nil {
 		errs = append(errs, p.store.Close())
 	}
-	if p.redis != nil && p.redis.Process != nil {
-		p.redis.Process.Kill()
-		p.redis.Wait() // it was killed
+	if p.redis != nil {
+		p.redis.kill()
 	}
 	return errors.Join(errs...)
 }

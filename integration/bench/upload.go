@@ -38,7 +38,8 @@ type response struct {
 	sent         int64 // bytes of the capsule that left the client
 	left         bool  // the client left, as it was told to, before the answer was in
 
-	status     int // 0: there was no answer
+	status     int    // 0: there was no answer
+	via        string // the gateway that the one in front had chosen, if there is one
 	problem    bool
 	retryAfter time.Duration // 0: the answer had none
 	text       string
@@ -80,6 +81,7 @@ func (a *response) receive(resp *http.Response, err error) error {
 		return err
 	}
 	defer resp.Body.Close()
+	a.via = resp.Header.Get(viaHeader)
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
 		return err

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
+	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
+)
+
+// fleetBusyGoal is how busy the slots must be at least, but for the seconds just after a fault.
+const fleetBusyGoal = 0.95
+
+// How long figures may be worse after a fault.
+const (
+	graceStart   = 3 * time.Second // until the first capsules are through
+	graceGateway = 6 * time.Second // its leases end
+	graceOz      = 3 * time.Second // DNS takes it out after one
+	graceRedis   = 6 * time.Second // leases of the time before end, or the new Redis learns what is held
+)
+
+// fleetRun is one run of fleet.
+type fleetRun struct {
+	workspace
+	slots, queue, overload int
+	analysis               time.Duration
+	size                   sandbox.Size
+	records                string
+	redisProgram           string
+	quick, local           bool
+
+	phases []phase
+	graces []window
+}
+
+// phase is a part of the run that is over.
+type phase struct {
+	name string
+	window
+}
+
+func fleetCommand() *cobra.Command {
+	r := &fleetRun{size: 64 << 10}
+	cmd := r.command("fleet", "Run three gateways, three Oz and a Redis, and kill one after the other", r)
+	cmd.Long = cmd.Short + `.
+
+A Caddy in front balances clients over the gateways, which share slots and the claims of a replay guard in Redis and find the three Oz
+by DNS. Many more capsules come than Oz can take. Meanwhile there is a kill -9 of a gateway, of an Oz and of Redis, each of which
+comes back, Redis empty; then all gateways are restarted one after the other, and reloaded.
+
+Exits with 1 if a capsule is unaccounted for or counts twice, if Oz ever has more analyses in progress than there are slots, or if the
+slots are less busy than they must be, but for the seconds just after a fault.
+
+Needs redis-server.`
+	flags := cmd.Flags()
+	flags.IntVar(&r.slots, "slots", 12, "`number` of slots, over all gateways")
+	flags.IntVar(&r.queue, "queue", 24, "`number` of capsules that may wait, over all gateways")
+	flags.IntVar(&r.overload, "overload", 10, "how many times as many capsules come as the slots can serve")
+	flags.DurationVar(&r.analysis, "analysis", time.Second, "duration of an analysis")
+	flags.Var(&r.size, "size", "size of a capsule")
+	flags.StringVar(&r.records, "records", recordsSRV, "`kind` of DNS records by which Oz is found: a or srv")
+	flags.StringVar(&r.redisProgram, "redis", "redis-server", "the `program`")
+	flags.BoolVar(&r.quick, "quick", false, "take about a minute")
+	flags.BoolVar(&r.local, "local", false, "give each gateway a third of the slots, instead of sharing them: to compare")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("records", cobra.FixedCompletions([]string{recordsA, recordsSRV}, cobra.ShellCompDirectiveNoFileComp)))
+	return cmd
+}
+
+func (r *fleetRun) check() error {
+	switch {
+	case r.slots < fleetGateways || r.queue < fleetGateways:
+		return fmt.Errorf("--slots and --queue must be %d or more", fleetGateways)
+	case r.overload < 1 || r.size < 1:
+		return errors.New("--overload and --size must be more than zero")
+	case r.analysis < 10*time.Millisecond || r.analysis > graceStart/2:
+		return fmt.Errorf("--analysis must be from 10ms to %v", graceStart/2)
+	case r.records != recordsA && r.records != recordsSRV:
+		return fmt.Errorf("--records: unknown kind %q (want %s or %s)", r.records, recordsA, recordsSRV)
+	}
+	_, err := exec.LookPath(r.redisProgram)
+	return err
+}
+
+func (r *fleetRun) measure(ctx context.Context, stdout io.Writer) error {
+	r.line.Begin(progress.Phase{Name: "starting gateways, Oz and Redis"})
+	e, err := newFleetEnv(ctx, r)
+	if err != nil {
+		return err
+	}
+	err = r.drill(ctx, e)
+	if err = errors.Join(err, e.close()); err != nil {
+		return err
+	}
+	b, err := e.books()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s\n\n", conditions(r.binary))
+	b.print(stdout)
+	return b.err()
+}
+
+// drill has everything happen while capsules come.
+func (r *fleetRun) drill(ctx context.Context, e *fleetEnv) error {
+	load, end := context.WithCancel(ctx)
+	defer e.sending.Wait()
+	defer end()
+	e.replays.Store(true)
+	e.sending.Go(func() { e.send(load) })
+	for _, step := range []struct {
+		name  string
+		takes time.Duration // about
+		run   func(context.Context, *fleetEnv) error
+	}{
+		{"all live", r.pick(20, 8), r.live},
+		{"kill -9 of a gateway", r.pick(24, 12), r.loseGateway},
+		{"kill -9 of an Oz", r.pick(20, 9), r.loseOz},
+		{"kill -9 of Redis", r.pick(30, 17), r.loseRedis},
+		{"rolling restart", r.pick(24, 12), r.restartAll},
+		{"rolling reload", r.pick(9, 4), r.reloadAll},
+	} {
+		r.line.Begin(progress.Phase{Name: step.name, Takes: step.takes, Amount: func() string { return fmt.Sprintf("%d capsules", e.accounting.count()) }})
+		from := monotonic()
+		if err := step.run(ctx, e); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		r.phases = append(r.phases, phase{step.name, window{from, monotonic()}})
+	}
+	r.line.Begin(progress.Phase{Name: "last answers", Takes: fleetWait})
+	return nil
+}
+
+// pick returns so many seconds, as the run is to be quick or not.
+func (r *fleetRun) pick(full, quick int) time.Duration {
+	if r.quick {
+		return time.Duration(quick) * time.Second
+	}
+	return time.Duration(full) * time.Second
+}
+
+// fault notes that figures may be worse for a while.
+func (r *fleetRun) fault(grace time.Duration) {
+	now := monotonic()
+	r.graces = append(r.graces, window{now, now + grace})
+}
+
+func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
+	r.fault(graceStart)
+	return wait(ctx, r.pick(20, 8))
+}
+
+func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
+	r.fault(graceGateway)
+	e.killGateway(0)
+	if err := wait(ctx, r.pick(14, 9)); err != nil {
+		return err
+	}
+	if err := e.startGateway(ctx, 0); err != nil {
+		return err
+	}
+	return wait(ctx, r.pick(9, 2))
+}
+
+func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
+	r.fault(graceOz)
+	e.killOz(0)
+	if err := wait(ctx, time.Second); err != nil {
+		return err
+	}
+	e.removeOz(0)
+	if err := wait(ctx, r.pick(9, 5)); err != nil {
+		return err
+	}
+	if err := e.startOz(ctx, 0); err != nil {
+		return err
+	}
+	e.addOz(0)
+	return wait(ctx, r.pick(9, 2))
+}
+
+// loseRedis sends no capsule twice meanwhile: the guard can't know of the first one then, and is told to let it count.
+func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
+	e.replays.Store(false)
+	defer e.replays.Store(true)
+	if err := wait(ctx, time.Second); err != nil {
+		return err
+	}
+	r.fault(graceRedis)
+	e.redis.kill()
+	if err := wait(ctx, r.pick(12, 7)); err != nil {
+		return err
+	}
+	r.fault(graceRedis)
+	if err := e.restartRedis(ctx); err != nil {
+		return err
+	}
+	return wait(ctx, r.pick(15, 8))
+}
+
+func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {
+	for i := range e.gateways {
+		if err := e.restartGateway(ctx, i); err != nil {
+			return err
+		}
+		if err := wait(ctx, r.pick(4, 1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *fleetRun) reloadAll(ctx context.Context, e *fleetEnv) error {
+	for i, g := range e.gateways {
+		if err := g.reload(ctx, r.peer(i+1).caddyfile()); err != nil {
+			return err
+		}
+		if err := wait(ctx, r.pick(3, 1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}

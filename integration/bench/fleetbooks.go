@@ -1,0 +1,138 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// window is a part of the machine's time.
+type window struct{ from, to time.Duration }
+
+func (w window) has(t time.Duration) bool { return w.from <= t && t < w.to }
+
+func (w window) length() time.Duration { return max(0, w.to-w.from) }
+
+// without returns what is left of w outside of the others.
+func (w window) without(others []window) []window {
+	left := []window{w}
+	for _, o := range others {
+		var rest []window
+		for _, l := range left {
+			for _, part := range []window{{l.from, min(l.to, o.from)}, {max(l.from, o.to), l.to}} {
+				if part.length() > 0 {
+					rest = append(rest, part)
+				}
+			}
+		}
+		left = rest
+	}
+	return left
+}
+
+// busy returns the share of the slots' time in the windows that Oz spent on analyses: from the last byte of a capsule until the answer is
+// ready. There is no share of no time.
+func busy(all []analysis, slots int, windows []window) (share float64, known bool) {
+	var worked, there time.Duration
+	for _, w := range windows {
+		there += w.length()
+		for _, a := range all {
+			if a.read > 0 {
+				worked += window{max(w.from, a.read), min(w.to, a.end)}.length()
+			}
+		}
+	}
+	if there == 0 {
+		return 0, false
+	}
+	return float64(worked) / float64(there) / float64(slots), true
+}
+
+// mostAtOnce returns how many analyses were in progress at most at any instant of the window: from the head of a capsule until the
+// answer is ready. Where one begins at the instant at which another ends, that one ends first.
+func mostAtOnce(all []analysis, w window) (most int) {
+	type edge struct {
+		at   time.Duration
+		step int
+	}
+	var edges []edge
+	for _, a := range all {
+		if a.end > w.from && a.begin < w.to && a.end > a.begin {
+			edges = append(edges, edge{max(a.begin, w.from), 1}, edge{a.end, -1})
+		}
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.step, b.step)) })
+	now := 0
+	for _, e := range edges {
+		if now += e.step; e.at < w.to {
+			most = max(most, now)
+		}
+	}
+	return most
+}
+
+// turn is how a capsule came to Oz: which gateway it waited in, since when, and when it had its turn.
+type turn struct {
+	gateway     string
+	since, turn time.Duration
+}
+
+// overtaken returns by how much each of the turns in the window was overtaken at most: how much later than it another one began to wait,
+// at another gateway, that had its turn first. It is 0 where nobody was first.
+func overtaken(all []turn, w window) (times []time.Duration) {
+	sorted := slices.SortedFunc(slices.Values(all), func(a, b turn) int { return cmp.Compare(a.turn, b.turn) })
+	latest := map[string]time.Duration{} // began to wait, of those that had their turn, by gateway
+	for _, t := range sorted {
+		var by time.Duration
+		for gateway, since := range latest {
+			if gateway != t.gateway {
+				by = max(by, since-t.since)
+			}
+		}
+		if w.has(t.turn) {
+			times = append(times, by)
+		}
+		latest[t.gateway] = max(latest[t.gateway], t.since)
+	}
+	slices.Sort(times)
+	return times
+}
+
+// ozSide is what Oz has of the capsules: each analysis belongs to a decision, or a kill -9 has cut it off.
+type ozSide struct {
+	decided, cutWithOz, cutWithGateway int
+	wrong                              []string
+}
+
+func (o ozSide) began() int { return o.decided + o.cutWithOz + o.cutWithGateway }
+
+// ozSide compares what Oz has of each request with what its client has. It is called after the last answer.
+func (a *accounting) ozSide(analyses []analysis) (o ozSide) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := map[string]bool{}
+	for _, x := range analyses {
+		e := a.records[x.id]
+		seen[x.id] = true
+		switch {
+		case e == nil:
+			o.wrong = append(o.wrong, x.id+": came to Oz, and nobody had sent it")
+		case e.response.left:
+			o.cutWithGateway++
+		case e.response.status == http.StatusOK:
+			o.decided++
+		case x.cut:
+			o.cutWithOz++
+		default:
+			o.wrong = append(o.wrong, fmt.Sprintf("%s: Oz analyzed it, and its client got %d %s", x.id, e.response.status, problemType(e.response.text)))
+		}
+	}
+	for id, e := range a.records {
+		if !e.response.left && e.response.status == http.StatusOK && !seen[id] {
+			o.wrong = append(o.wrong, id+": decided, and Oz never got it")
+		}
+	}
+	return o
+}
