@@ -37,6 +37,7 @@ type fleetEnv struct {
 	redisAddr string
 	redis     *process
 	gateways  [fleetGateways]*gateway
+	readyPort string // at which each gateway says whether it is ready
 	instances [fleetOz]*ozProcess
 	front     *gateway
 
@@ -193,30 +194,37 @@ func (e *fleetEnv) startGateways(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	admin, err := freePort(ips...)
-	if err != nil {
+	if e.readyPort, err = freePort(ips...); err != nil {
 		return err
 	}
-	if site == admin {
+	if site == e.readyPort {
 		return errors.New("no two free ports found")
 	}
 	var upstreams []string
 	for i, ip := range ips {
 		addr := net.JoinHostPort(ip, site)
-		e.gateways[i] = &gateway{addr: addr, admin: net.JoinHostPort(ip, admin)} // its process is still to come
+		admin, err := freeAddress()
+		if err != nil {
+			return err
+		}
+		e.gateways[i] = &gateway{addr: addr, admin: admin} // its process is still to come
 		if err := e.startGateway(ctx, i); err != nil {
 			return err
 		}
 		upstreams = append(upstreams, addr)
 	}
-	e.front, err = startGateway(ctx, e.binary, e.dir, frontPeer(admin), "", strings.Join(upstreams, " "))
+	e.front, err = startGateway(ctx, e.binary, e.dir, frontPeer(e.readyPort), "", strings.Join(upstreams, " "))
 	return err
 }
 
 // startGateway starts a gateway at the address of the one before.
 func (e *fleetEnv) startGateway(ctx context.Context, i int) error {
+	host, _, err := net.SplitHostPort(e.gateways[i].addr)
+	if err != nil {
+		return err
+	}
 	g, err := startGatewayAt(ctx, e.binary, e.dir, e.peer(0), e.gateways[i].addr, e.gateways[i].admin,
-		"APP="+e.appAddr, "REDIS="+e.redisAddr, "DNS="+e.names.addr(), "OZ_PORT="+strconv.Itoa(int(e.names.port)))
+		"APP="+e.appAddr, "REDIS="+e.redisAddr, "DNS="+e.names.addr(), "OZ_PORT="+strconv.Itoa(int(e.names.port)), "READY=http://"+net.JoinHostPort(host, e.readyPort))
 	if err != nil {
 		return err
 	}
@@ -283,7 +291,13 @@ func (r *fleetRun) peer(n int) peer {
 		transport http {
 			keepalive off
 		}
-	}`, n, r.discovery(), fleetTimeout, slots, queue, fleetWait, shared)}
+	}`, n, r.discovery(), fleetTimeout, slots, queue, fleetWait, shared), sites: `
+{$READY} {
+	reverse_proxy /oz_instant/ready {$ADMIN} {
+		header_up Host {upstream_hostport}
+	}
+}
+`}
 }
 
 // Kinds of DNS records.
@@ -315,7 +329,7 @@ func (r *fleetRun) discovery() string {
 
 // frontPeer balances over the gateways and looks whether they are ready. It never sends a capsule to a second one after the first
 // has had a byte of it.
-func frontPeer(admin string) peer {
+func frontPeer(readyPort string) peer {
 	return peer{name: "the front", directives: fmt.Sprintf(`
 	reverse_proxy {$APP} {
 		lb_policy round_robin
@@ -333,7 +347,7 @@ func frontPeer(admin string) peer {
 	handle_errors {
 		header %s {http.reverse_proxy.upstream.hostport}
 		respond "the front: {err.message}" {err.status_code}
-	}`, admin, viaHeader, viaHeader)}
+	}`, readyPort, viaHeader, viaHeader)}
 }
 
 func (e *fleetEnv) close() error {

@@ -37,23 +37,33 @@ func (e *fleetEnv) send(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		id, outcome := "fleet-"+strconv.Itoa(n), sandbox.Success
-		if n%everyDeclined == 0 {
-			outcome = sandbox.Declined
-		}
-		u := upload{url: e.front.url + verifyPath, id: id, capsule: e.maker.Capsule(sandbox.CapsuleSpec{
-			Meta: map[string]string{"transaction_id": id}, PayloadSize: int64(e.size), Outcome: outcome,
-		})}
-		all.Go(func() { e.account(u, id, outcome) })
-		if n%everyReplayed == 0 && e.replays.Load() {
-			e.copies.Add(1)
-			u.id += "-again"
-			all.Go(func() { e.account(u, id, outcome) })
-		}
+		twice := n%everyReplayed == 0 && e.replays.Load()
+		all.Go(func() { e.one(n, twice) })
 	}
 }
 
-// account sends a capsule, and lets the load end only with its answer.
+// one sends the n-th capsule, and returns when the last answer is in.
+func (e *fleetEnv) one(n int, twice bool) {
+	id, outcome := "fleet-"+strconv.Itoa(n), sandbox.Success
+	if n%everyDeclined == 0 {
+		outcome = sandbox.Declined
+	}
+	u := upload{url: e.front.url + verifyPath, id: id, capsule: e.maker.Capsule(sandbox.CapsuleSpec{
+		Meta: map[string]string{"transaction_id": id}, PayloadSize: int64(e.size), Outcome: outcome,
+	})}
+	if !twice {
+		e.account(u, id, outcome)
+		return
+	}
+	e.copies.Add(1)
+	var both sync.WaitGroup
+	both.Go(func() { e.account(u, id, outcome) })
+	u.id += "-again"
+	both.Go(func() { e.account(u, id, outcome) })
+	both.Wait()
+}
+
+// account sends a capsule and enters what comes of it.
 func (e *fleetEnv) account(u upload, capsule, outcome string) {
 	e.accounting.sendingAgain(u.id, capsule, outcome)
 	e.accounting.sent(u.id, e.post(u))

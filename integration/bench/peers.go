@@ -7,6 +7,7 @@ type peer struct {
 	name       string
 	note       string // for the reader of figures
 	global     string // options of all of Caddy
+	sites      string // beside the one that is measured
 	directives string // of the site
 	decides    bool   // the app gets a decision and the folder without its best shot
 	tls        bool   // clients come over TLS
@@ -18,7 +19,7 @@ func (p peer) caddyfile() string {
 	if p.tls {
 		site = "tls {$CERT} {$KEY}\n" + site
 	}
-	return "{\n\tadmin {$ADMIN}\n\tauto_https disable_redirects\n" + p.global + "\n}\n\n{$SITE} {\n" + site + "\n}\n"
+	return "{\n\tadmin {$ADMIN}\n\tauto_https disable_redirects\n" + p.global + "\n}\n\n{$SITE} {\n" + site + "\n}\n" + p.sites
 }
 
 // overTLS returns the peer as a site with TLS.
