@@ -224,7 +224,7 @@ func (e *fleetEnv) startGateway(ctx context.Context, i int) error {
 		return err
 	}
 	g, err := startGatewayAt(ctx, e.binary, e.dir, e.peer(0), e.gateways[i].addr, e.gateways[i].admin,
-		"APP="+e.appAddr, "REDIS="+e.redisAddr, "DNS="+e.names.addr(), "OZ_PORT="+strconv.Itoa(int(e.names.port)), "READY=http://"+net.JoinHostPort(host, e.readyPort))
+		"APP="+e.appAddr, "REDIS="+e.redisAddr, "DNS="+e.names.addr(), "OZ_PORT="+strconv.Itoa(int(e.names.port)), "HOST="+host, "READY=http://"+net.JoinHostPort(host, e.readyPort))
 	if err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (r *fleetRun) peer(n int) peer {
 	if r.local {
 		slots, queue, shared = slots/fleetGateways, queue/fleetGateways, ""
 	}
-	return peer{name: "a gateway", decides: true, global: "\tgrace_period 20s\n\tshutdown_delay 1s", directives: fmt.Sprintf(`
+	return peer{name: "a gateway", decides: true, global: "\tdefault_bind {$HOST}\n\tgrace_period 20s\n\tshutdown_delay 1s", directives: fmt.Sprintf(`
 	log
 	vars reload %d
 	oz_instant `+verifyPath+` {
@@ -339,6 +339,7 @@ func frontPeer(readyPort string) peer {
 		health_uri /oz_instant/ready
 		health_port %s
 		health_interval 250ms
+		header_up Host {upstream_hostport}
 		header_down %s {http.reverse_proxy.upstream.hostport}
 		transport http {
 			keepalive off

@@ -57,9 +57,10 @@ func (e *fleetEnv) one(n int, twice bool) {
 	}
 	e.copies.Add(1)
 	var both sync.WaitGroup
+	again := u
+	again.id += "-again"
 	both.Go(func() { e.account(u, id, outcome) })
-	u.id += "-again"
-	both.Go(func() { e.account(u, id, outcome) })
+	both.Go(func() { e.account(again, id, outcome) })
 	both.Wait()
 }
 
