@@ -151,7 +151,7 @@ func (t totals) err() error {
 		errs = append(errs, errors.New("the totals do not add up"))
 	}
 	if t.decided == 0 || t.refused == 0 || t.gone == 0 {
-		errs = append(errs, errors.New("no capsule was decided, or none refused, or no client left (want a longer --for)"))
+		errs = append(errs, errors.New("no capsule was decided, or none refused, or none gone (want a longer run)"))
 	}
 	return errors.Join(errs...)
 }

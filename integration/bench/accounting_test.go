@@ -59,7 +59,7 @@ func TestAccounting(t *testing.T) {
 		}, `wrong: b: the app was told "a SUCCESS"`},
 		{"undecided", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "a", "a", "") }, `wrong: a: decision ""`},
 		{"from nowhere", func(t *testing.T, l *accounting, _, _ map[string]int) { l.hand(t, "c", "c", success) }, `wrong: c: decision "SUCCESS"`},
-		{"nothing refused", func(_ *testing.T, l *accounting, _, _ map[string]int) { delete(l.records, "refused") }, "longer --for"},
+		{"nothing refused", func(_ *testing.T, l *accounting, _, _ map[string]int) { delete(l.records, "refused") }, "longer run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newAccounting()

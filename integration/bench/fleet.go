@@ -19,11 +19,13 @@ const fleetBusyGoal = 0.95
 
 // How long figures may be worse after a fault.
 const (
-	graceStart   = 3 * time.Second // until the first capsules are through
 	graceGateway = 6 * time.Second // its leases end
 	graceOz      = 3 * time.Second // DNS takes it out after one
 	graceRedis   = 6 * time.Second // leases of the time before end, or the new Redis learns what is held
 )
+
+// graceStart lets the first capsules through.
+func (r *fleetRun) graceStart() time.Duration { return 2*r.analysis + time.Second }
 
 // fleetRun is one run of fleet.
 type fleetRun struct {
@@ -78,8 +80,8 @@ func (r *fleetRun) check() error {
 		return fmt.Errorf("--slots and --queue must be %d or more", fleetGateways)
 	case r.overload < 1 || r.size < 1:
 		return errors.New("--overload and --size must be more than zero")
-	case r.analysis < 10*time.Millisecond || r.analysis > graceStart/2:
-		return fmt.Errorf("--analysis must be from 10ms to %v", graceStart/2)
+	case r.analysis < 10*time.Millisecond || r.analysis > fleetTimeout/3:
+		return fmt.Errorf("--analysis must be from 10ms to %v", fleetTimeout/3)
 	case r.records != recordsA && r.records != recordsSRV:
 		return fmt.Errorf("--records: unknown kind %q (want %s or %s)", r.records, recordsA, recordsSRV)
 	}
@@ -97,10 +99,11 @@ func (r *fleetRun) measure(ctx context.Context, stdout io.Writer) error {
 	if err = errors.Join(err, e.close()); err != nil {
 		return err
 	}
-	b, err := e.books()
+	v, err := e.collect()
 	if err != nil {
 		return err
 	}
+	b := r.books(v)
 	fmt.Fprintf(stdout, "%s\n\n", conditions(r.binary))
 	b.print(stdout)
 	return b.err()
@@ -151,7 +154,7 @@ func (r *fleetRun) fault(grace time.Duration) {
 }
 
 func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
-	r.fault(graceStart)
+	r.fault(r.graceStart())
 	return wait(ctx, r.pick(20, 8))
 }
 

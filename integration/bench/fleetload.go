@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	everyDeclined = 10 // every so many capsules Oz declines
-	everyReplayed = 25 // every so many capsules come twice at the same instant
+	everyDeclined = 7  // every so many capsules Oz declines
+	everyReplayed = 10 // every so many capsules come twice at the same instant
 
 	resetPause = 100 * time.Millisecond // before a client tries again that nobody has listened to
 )
