@@ -121,12 +121,12 @@ func (r *fleetRun) drill(ctx context.Context, e *fleetEnv) error {
 		takes time.Duration // about
 		run   func(context.Context, *fleetEnv) error
 	}{
-		{"all live", r.pick(20, 8), r.live},
-		{"kill -9 of a gateway", r.pick(24, 12), r.loseGateway},
-		{"kill -9 of an Oz", r.pick(20, 9), r.loseOz},
-		{"kill -9 of Redis", r.pick(30, 17), r.loseRedis},
+		{"all live", r.pick(20, 6), r.live},
+		{"kill -9 of a gateway", r.pick(24, 11), r.loseGateway},
+		{"kill -9 of an Oz", r.pick(20, 8), r.loseOz},
+		{"kill -9 of Redis", r.pick(29, 15), r.loseRedis},
 		{"rolling restart", r.pick(24, 12), r.restartAll},
-		{"rolling reload", r.pick(9, 4), r.reloadAll},
+		{"rolling reload", r.pick(9, 3), r.reloadAll},
 	} {
 		r.line.Begin(progress.Phase{Name: step.name, Takes: step.takes, Amount: func() string { return fmt.Sprintf("%d capsules", e.accounting.count()) }})
 		from := monotonic()
@@ -155,7 +155,7 @@ func (r *fleetRun) fault(grace time.Duration) {
 
 func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
 	r.fault(r.graceStart())
-	return wait(ctx, r.pick(20, 8))
+	return wait(ctx, r.pick(20, 6))
 }
 
 func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
@@ -203,7 +203,7 @@ func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
 	if err := e.restartRedis(ctx); err != nil {
 		return err
 	}
-	return wait(ctx, r.pick(15, 8))
+	return wait(ctx, r.pick(15, 7))
 }
 
 func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {

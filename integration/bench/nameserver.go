@@ -95,13 +95,13 @@ func (s *nameServer) records(q dnsmessage.Question) (answers []dnsmessage.Resour
 	}
 	name := q.Name.String()
 	targets := slices.Sorted(maps.Keys(s.instances))
-	switch {
-	case name == ozService:
+	switch name {
+	case ozService:
 		for _, target := range targets {
 			answers = append(answers, resource(&dnsmessage.SRVResource{Port: s.port, Target: dnsmessage.MustNewName(target)}))
 		}
 		return ofType(answers, q.Type, dnsmessage.TypeSRV), true
-	case name == ozName:
+	case ozName:
 		for _, target := range targets {
 			answers = append(answers, resource(&dnsmessage.AResource{A: s.instances[target].As4()}))
 		}
