@@ -35,10 +35,17 @@ type fleetRun struct {
 	size                   sandbox.Size
 	records                string
 	redisProgram           string
-	quick, local           bool
+	quick, local, seconds  bool
 
 	phases []phase
-	graces []window
+	events []event
+}
+
+// event is a fault, or the end of one.
+type event struct {
+	name  string
+	at    time.Duration
+	grace time.Duration // for which figures may be worse
 }
 
 // phase is a part of the run that is over.
@@ -70,6 +77,7 @@ Needs redis-server.`
 	flags.StringVar(&r.redisProgram, "redis", "redis-server", "the `program`")
 	flags.BoolVar(&r.quick, "quick", false, "take about a minute")
 	flags.BoolVar(&r.local, "local", false, "give each gateway a third of the slots, instead of sharing them: to compare")
+	flags.BoolVar(&r.seconds, "seconds", false, "print each second of it, too")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("records", cobra.FixedCompletions([]string{recordsA, recordsSRV}, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -106,6 +114,9 @@ func (r *fleetRun) measure(ctx context.Context, stdout io.Writer) error {
 	b := r.books(v)
 	fmt.Fprintf(stdout, "%s\n\n", conditions(r.binary))
 	b.print(stdout)
+	if r.seconds {
+		b.printSeconds(stdout)
+	}
 	return b.err()
 }
 
@@ -147,23 +158,42 @@ func (r *fleetRun) pick(full, quick int) time.Duration {
 	return time.Duration(full) * time.Second
 }
 
-// fault notes that figures may be worse for a while.
-func (r *fleetRun) fault(grace time.Duration) {
-	now := monotonic()
-	r.graces = append(r.graces, window{now, now + grace})
+// note notes what happens now.
+func (r *fleetRun) note(name string, grace time.Duration) {
+	r.events = append(r.events, event{name, monotonic(), grace})
+}
+
+// graces returns when figures may be worse.
+func (r *fleetRun) graces() (all []window) {
+	for _, e := range r.events {
+		all = append(all, window{e.at, e.at + e.grace})
+	}
+	return all
+}
+
+// after tells a time by the event before it.
+func (r *fleetRun) after(at time.Duration) string {
+	var last event
+	for _, e := range r.events {
+		if e.at <= at {
+			last = e
+		}
+	}
+	return fmt.Sprintf("%.1f s after: %s", (at - last.at).Seconds(), last.name)
 }
 
 func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
-	r.fault(r.graceStart())
+	r.note("start", r.graceStart())
 	return wait(ctx, r.pick(20, 6))
 }
 
 func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
-	r.fault(graceGateway)
+	r.note("kill -9 of a gateway", graceGateway)
 	e.killGateway(0)
 	if err := wait(ctx, r.pick(14, 9)); err != nil {
 		return err
 	}
+	r.note("a new gateway", 0)
 	if err := e.startGateway(ctx, 0); err != nil {
 		return err
 	}
@@ -171,11 +201,12 @@ func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
 }
 
 func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
-	r.fault(graceOz)
+	r.note("kill -9 of an Oz", graceOz)
 	e.killOz(0)
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
+	r.note("DNS without an Oz", 0)
 	e.removeOz(0)
 	if err := wait(ctx, r.pick(9, 5)); err != nil {
 		return err
@@ -183,6 +214,7 @@ func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
 	if err := e.startOz(ctx, 0); err != nil {
 		return err
 	}
+	r.note("DNS with a new Oz", 0)
 	e.addOz(0)
 	return wait(ctx, r.pick(9, 2))
 }
@@ -194,12 +226,12 @@ func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
-	r.fault(graceRedis)
+	r.note("kill -9 of Redis", graceRedis)
 	e.redis.kill()
 	if err := wait(ctx, r.pick(12, 7)); err != nil {
 		return err
 	}
-	r.fault(graceRedis)
+	r.note("a new Redis", graceRedis)
 	if err := e.restartRedis(ctx); err != nil {
 		return err
 	}
@@ -208,6 +240,7 @@ func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
 
 func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {
 	for i := range e.gateways {
+		r.note(fmt.Sprintf("restart of gateway %d", i+1), 0)
 		if err := e.restartGateway(ctx, i); err != nil {
 			return err
 		}
@@ -220,6 +253,7 @@ func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {
 
 func (r *fleetRun) reloadAll(ctx context.Context, e *fleetEnv) error {
 	for i, g := range e.gateways {
+		r.note(fmt.Sprintf("reload of gateway %d", i+1), 0)
 		if err := g.reload(ctx, r.peer(i+1).caddyfile()); err != nil {
 			return err
 		}

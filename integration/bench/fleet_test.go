@@ -68,8 +68,10 @@ func TestFleetBooks(t *testing.T) {
 		"cut without a kill": {func(_ *testing.T, _ *fleetRun, v *evidence) {
 			v.accounting.sent("e", response{err: errors.New("EOF")})
 		}, "lost: e"},
-		"one over the slots": {func(_ *testing.T, _ *fleetRun, v *evidence) { v.analyses[4].begin -= time.Nanosecond },
-			"3 analyses at once (want at most 2)"},
+		"one over the slots": {func(_ *testing.T, r *fleetRun, v *evidence) {
+			v.analyses[4].begin -= time.Nanosecond
+			r.events = []event{{"a kill", sec, sec}, {"a new one", 5 * sec, 0}}
+		}, "3 analyses at once, 1.0 s after: a kill (want at most 2)"},
 		"over the slots after the load": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			for i := range 3 {
 				v.analyses[17+i].end = 12 * sec
@@ -79,7 +81,7 @@ func TestFleetBooks(t *testing.T) {
 			"second: the slots are 89.9 % busy"},
 		"a slot idle just after a fault": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			v.analyses[18].read = v.analyses[18].end
-			r.graces = []window{{9 * sec, 10 * sec}}
+			r.events = []event{{"a kill", 9 * sec, sec}}
 		}, ""},
 		"nobody gone": {func(t *testing.T, _ *fleetRun, v *evidence) {
 			v.accounting.sent("e", response{status: 200, text: v.accounting.hand(t, "e", "e", sandbox.Success)})
@@ -124,9 +126,10 @@ func TestMostAtOnce(t *testing.T) {
 	for _, c := range []struct {
 		w    window
 		want int
-	}{{window{0, 30}, 3}, {window{0, 4}, 2}, {window{4, 5}, 3}, {window{7, 8}, 2}, {window{9, 30}, 1}, {window{10, 30}, 0}} {
-		if got := mostAtOnce(all, c.w); got != c.want {
-			t.Errorf("%v: %d at once, want %d", c.w, got, c.want)
+		at   time.Duration
+	}{{window{0, 30}, 3, 4}, {window{0, 4}, 2, 2}, {window{4, 5}, 3, 4}, {window{7, 8}, 2, 7}, {window{9, 30}, 1, 9}, {window{10, 30}, 0, 0}} {
+		if got, at := mostAtOnce(all, c.w); got != c.want || at != c.at {
+			t.Errorf("%v: %d at once at %d, want %d at %d", c.w, got, at, c.want, c.at)
 		}
 	}
 }

@@ -50,9 +50,9 @@ func busy(all []analysis, slots int, windows []window) (share float64, known boo
 	return float64(worked) / float64(there) / float64(slots), true
 }
 
-// mostAtOnce returns how many analyses were in progress at most at any instant of the window: from the head of a capsule until the
-// answer is ready. Where one begins at the instant at which another ends, that one ends first.
-func mostAtOnce(all []analysis, w window) (most int) {
+// mostAtOnce returns how many analyses were in progress at most at any instant of the window, and the first such instant: from the head
+// of a capsule until the answer is ready. Where one begins at the instant at which another ends, that one ends first.
+func mostAtOnce(all []analysis, w window) (most int, first time.Duration) {
 	type edge struct {
 		at   time.Duration
 		step int
@@ -66,11 +66,11 @@ func mostAtOnce(all []analysis, w window) (most int) {
 	slices.SortFunc(edges, func(a, b edge) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.step, b.step)) })
 	now := 0
 	for _, e := range edges {
-		if now += e.step; e.at < w.to {
-			most = max(most, now)
+		if now += e.step; now > most && e.at < w.to {
+			most, first = now, e.at
 		}
 	}
-	return most
+	return most, first
 }
 
 // turn is how a capsule came to Oz: which gateway it waited in, since when, and when it had its turn.

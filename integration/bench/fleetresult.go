@@ -113,9 +113,10 @@ func (b *fleetBooks) print(out io.Writer) {
 	for i, p := range b.phases {
 		c := b.counts[i]
 		whole, beyond := b.busy(p)
+		most, _ := mostAtOnce(b.analyses, p.window)
 		times := overtaken(b.turns, p.window)
 		fmt.Fprintf(out, "  %-22s %7.1f %6d %7d %7d %5d %8.1f %% %10.1f %% %8d  %.2f s, %.2f s\n", p.name, p.length().Seconds(),
-			c.sent, c.decided, c.refused, c.gone, 100*whole, 100*beyond, mostAtOnce(b.analyses, p.window),
+			c.sent, c.decided, c.refused, c.gone, 100*whole, 100*beyond, most,
 			percentile(times, 99).Seconds(), percentile(times, 100).Seconds())
 	}
 	t := b.totals
@@ -130,10 +131,23 @@ func (b *fleetBooks) print(out io.Writer) {
 		b.slots, 100*fleetBusyGoal, yesNo(b.err() == nil))
 }
 
+// printSeconds shows how long a fault is felt.
+func (b *fleetBooks) printSeconds(out io.Writer) {
+	fmt.Fprintln(out)
+	for _, p := range b.phases {
+		for from := p.from; from < p.to; from += time.Second {
+			w := window{from, min(from+time.Second, p.to)}
+			share, _ := busy(b.analyses, b.slots, []window{w})
+			most, at := mostAtOnce(b.analyses, w)
+			fmt.Fprintf(out, "  %6.1f s  %5.1f %% busy, %2d at once  %s\n", (from - b.phases[0].from).Seconds(), 100*share, most, b.after(max(from, at)))
+		}
+	}
+}
+
 // busy returns how busy the slots were in a phase, and in what of it lies outside of the seconds just after a fault.
 func (b *fleetBooks) busy(p phase) (whole, beyond float64) {
 	whole, _ = busy(b.analyses, b.slots, []window{p.window})
-	beyond, known := busy(b.analyses, b.slots, p.without(b.graces))
+	beyond, known := busy(b.analyses, b.slots, p.without(b.graces()))
 	if !known {
 		beyond = 1
 	}
@@ -146,8 +160,8 @@ func (b *fleetBooks) err() error {
 	for _, text := range b.oz.wrong[:min(len(b.oz.wrong), 20)] {
 		errs = append(errs, errors.New("oz: "+text))
 	}
-	if most := mostAtOnce(b.analyses, window{0, math.MaxInt64}); most > b.slots {
-		errs = append(errs, fmt.Errorf("%d analyses at once (want at most %d)", most, b.slots))
+	if most, at := mostAtOnce(b.analyses, window{0, math.MaxInt64}); most > b.slots {
+		errs = append(errs, fmt.Errorf("%d analyses at once, %s (want at most %d)", most, b.after(at), b.slots))
 	}
 	for _, p := range b.phases {
 		if _, beyond := b.busy(p); beyond < fleetBusyGoal {
