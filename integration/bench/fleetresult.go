@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -139,9 +142,26 @@ func (b *fleetBooks) printSeconds(out io.Writer) {
 			w := window{from, min(from+time.Second, p.to)}
 			share, _ := busy(b.analyses, b.slots, []window{w})
 			most, at := mostAtOnce(b.analyses, w)
-			fmt.Fprintf(out, "  %6.1f s  %5.1f %% busy, %2d at once  %s\n", (from - b.phases[0].from).Seconds(), 100*share, most, b.after(max(from, at)))
+			fmt.Fprintf(out, "  %6.1f s  %5.1f %% busy, %2d at once, begun by gateway: %-16s  %s\n",
+				(from - b.phases[0].from).Seconds(), 100*share, most, b.begunBy(w), b.after(max(from, at)))
 		}
 	}
+}
+
+// begunBy says how many analyses were begun for each gateway, those that had to try several Oz left out.
+func (b *fleetBooks) begunBy(w window) string {
+	begun := map[string]int{}
+	for _, t := range b.turns {
+		begun[t.gateway] += 0 // there, if only with none
+		if w.has(t.turn) {
+			begun[t.gateway]++
+		}
+	}
+	var parts []string
+	for _, gateway := range slices.Sorted(maps.Keys(begun)) {
+		parts = append(parts, strconv.Itoa(begun[gateway]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // busy returns how busy the slots were in a phase, and in what of it lies outside of the seconds just after a fault.
