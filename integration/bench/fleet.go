@@ -19,13 +19,19 @@ const fleetBusyGoal = 0.95
 
 // How long figures may be worse after a fault.
 const (
-	graceGateway = 6 * time.Second // its leases end
-	graceOz      = 3 * time.Second // DNS takes it out after one
-	graceRedis   = 6 * time.Second // leases of the time before end, or the new Redis learns what is held
+	graceGateway  = 6 * time.Second // its leases end
+	graceOz       = 3 * time.Second // DNS takes it out after one
+	graceNewRedis = 6 * time.Second // it learns what is held
 )
 
 // graceStart lets the first capsules through.
 func (r *fleetRun) graceStart() time.Duration { return 2*r.analysis + time.Second }
+
+// graceNoRedis is how long leases may last: until then a gateway takes no slot that another one may have had.
+func (r *fleetRun) graceNoRedis() time.Duration { return 2*r.timeout() + 6*time.Second }
+
+// timeout is that of gateways for Oz.
+func (r *fleetRun) timeout() time.Duration { return 3 * r.analysis }
 
 // fleetRun is one run of fleet.
 type fleetRun struct {
@@ -88,8 +94,8 @@ func (r *fleetRun) check() error {
 		return fmt.Errorf("--slots and --queue must be %d or more", fleetGateways)
 	case r.overload < 1 || r.size < 1:
 		return errors.New("--overload and --size must be more than zero")
-	case r.analysis < 10*time.Millisecond || r.analysis > fleetTimeout/3:
-		return fmt.Errorf("--analysis must be from 10ms to %v", fleetTimeout/3)
+	case r.analysis < 100*time.Millisecond || r.analysis > fleetWait/2:
+		return fmt.Errorf("--analysis must be from 100ms to %v", fleetWait/2)
 	case r.records != recordsA && r.records != recordsSRV:
 		return fmt.Errorf("--records: unknown kind %q (want %s or %s)", r.records, recordsA, recordsSRV)
 	}
@@ -132,10 +138,11 @@ func (r *fleetRun) drill(ctx context.Context, e *fleetEnv) error {
 		takes time.Duration // about
 		run   func(context.Context, *fleetEnv) error
 	}{
-		{"all live", r.pick(20, 6), r.live},
+		{"all live", r.graceStart() + r.pick(17, 3), r.live},
 		{"kill -9 of a gateway", r.pick(24, 11), r.loseGateway},
 		{"kill -9 of an Oz", r.pick(20, 8), r.loseOz},
-		{"kill -9 of Redis", r.pick(29, 15), r.loseRedis},
+		{"kill -9 of Redis", r.noRedis(), r.loseRedis},
+		{"Redis back, empty", r.pick(16, 8), r.findRedis},
 		{"rolling restart", r.pick(24, 12), r.restartAll},
 		{"rolling reload", r.pick(9, 3), r.reloadAll},
 	} {
@@ -184,7 +191,7 @@ func (r *fleetRun) after(at time.Duration) string {
 
 func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
 	r.note("start", r.graceStart())
-	return wait(ctx, r.pick(20, 6))
+	return wait(ctx, r.graceStart()+r.pick(17, 3))
 }
 
 func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
@@ -219,23 +226,32 @@ func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
 	return wait(ctx, r.pick(9, 2))
 }
 
-// loseRedis sends no capsule twice meanwhile: the guard can't know of the first one then, and is told to let it count.
+// noRedis is how long there is none: a quick run ends before the leases do.
+func (r *fleetRun) noRedis() time.Duration {
+	if r.quick {
+		return 7 * time.Second
+	}
+	return r.graceNoRedis() + 6*time.Second
+}
+
+// loseRedis sends no capsule twice from now on: the guard can't know of the first one then, and is told to let it count.
 func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
 	e.replays.Store(false)
-	defer e.replays.Store(true)
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
-	r.note("kill -9 of Redis", graceRedis)
+	r.note("kill -9 of Redis", r.graceNoRedis())
 	e.redis.kill()
-	if err := wait(ctx, r.pick(12, 7)); err != nil {
-		return err
-	}
-	r.note("a new Redis", graceRedis)
+	return wait(ctx, r.noRedis())
+}
+
+func (r *fleetRun) findRedis(ctx context.Context, e *fleetEnv) error {
+	r.note("a new Redis", graceNewRedis)
 	if err := e.restartRedis(ctx); err != nil {
 		return err
 	}
-	return wait(ctx, r.pick(15, 7))
+	defer e.replays.Store(true)
+	return wait(ctx, r.pick(16, 8))
 }
 
 func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {

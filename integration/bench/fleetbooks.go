@@ -33,7 +33,7 @@ func (w window) without(others []window) []window {
 }
 
 // busy returns the share of the slots' time in the windows that Oz spent on analyses: from the last byte of a capsule until the answer is
-// ready. There is no share of no time.
+// ready. Less than a second says nothing.
 func busy(all []analysis, slots int, windows []window) (share float64, known bool) {
 	var worked, there time.Duration
 	for _, w := range windows {
@@ -44,10 +44,7 @@ func busy(all []analysis, slots int, windows []window) (share float64, known boo
 			}
 		}
 	}
-	if there == 0 {
-		return 0, false
-	}
-	return float64(worked) / float64(there) / float64(slots), true
+	return float64(worked) / float64(max(there, 1)) / float64(slots), there >= time.Second
 }
 
 // mostAtOnce returns how many analyses were in progress at most at any instant of the window, and the first such instant: from the head

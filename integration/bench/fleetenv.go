@@ -23,8 +23,7 @@ const (
 	fleetGateways = 3
 	fleetOz       = 3
 
-	fleetTimeout = 9 * time.Second // for Oz
-	fleetWait    = 6 * time.Second
+	fleetWait = 6 * time.Second
 
 	// viaHeader names the gateway that the one in front had chosen, also in an answer of its own.
 	viaHeader = "X-Via"
@@ -291,7 +290,7 @@ func (r *fleetRun) peer(n int) peer {
 		transport http {
 			keepalive off
 		}
-	}`, n, r.discovery(), fleetTimeout, slots, queue, fleetWait, shared), sites: `
+	}`, n, r.discovery(), r.timeout(), slots, queue, fleetWait, shared), sites: `
 {$READY} {
 	reverse_proxy /oz_instant/ready {$ADMIN} {
 		header_up Host {upstream_hostport}

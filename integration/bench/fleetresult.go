@@ -115,11 +115,15 @@ func (b *fleetBooks) print(out io.Writer) {
 		"", "seconds", "sent", "decided", "refused", "gone", "slots busy", "beyond grace", "at once", "overtaken, 99 % and most")
 	for i, p := range b.phases {
 		c := b.counts[i]
-		whole, beyond := b.busy(p)
+		whole, beyond, known := b.busy(p)
+		judged := "-"
+		if known {
+			judged = fmt.Sprintf("%.1f %%", 100*beyond)
+		}
 		most, _ := mostAtOnce(b.analyses, p.window)
 		times := overtaken(b.turns, p.window)
-		fmt.Fprintf(out, "  %-22s %7.1f %6d %7d %7d %5d %8.1f %% %10.1f %% %8d  %.2f s, %.2f s\n", p.name, p.length().Seconds(),
-			c.sent, c.decided, c.refused, c.gone, 100*whole, 100*beyond, most,
+		fmt.Fprintf(out, "  %-22s %7.1f %6d %7d %7d %5d %8.1f %% %12s %8d  %.2f s, %.2f s\n", p.name, p.length().Seconds(),
+			c.sent, c.decided, c.refused, c.gone, 100*whole, judged, most,
 			percentile(times, 99).Seconds(), percentile(times, 100).Seconds())
 	}
 	t := b.totals
@@ -164,14 +168,11 @@ func (b *fleetBooks) begunBy(w window) string {
 	return strings.Join(parts, ", ")
 }
 
-// busy returns how busy the slots were in a phase, and in what of it lies outside of the seconds just after a fault.
-func (b *fleetBooks) busy(p phase) (whole, beyond float64) {
+// busy returns how busy the slots were in a phase, and in what of it lies outside of the seconds just after a fault, if anything.
+func (b *fleetBooks) busy(p phase) (whole, beyond float64, known bool) {
 	whole, _ = busy(b.analyses, b.slots, []window{p.window})
-	beyond, known := busy(b.analyses, b.slots, p.without(b.graces()))
-	if !known {
-		beyond = 1
-	}
-	return whole, beyond
+	beyond, known = busy(b.analyses, b.slots, p.without(b.graces()))
+	return whole, beyond, known
 }
 
 // err returns what does not hold.
@@ -184,7 +185,7 @@ func (b *fleetBooks) err() error {
 		errs = append(errs, fmt.Errorf("%d analyses at once, %s (want at most %d)", most, b.after(at), b.slots))
 	}
 	for _, p := range b.phases {
-		if _, beyond := b.busy(p); beyond < fleetBusyGoal {
+		if _, beyond, known := b.busy(p); known && beyond < fleetBusyGoal {
 			errs = append(errs, fmt.Errorf("%s: the slots are %.1f %% busy beyond the grace after a fault (want %.0f %%)", p.name, 100*beyond, 100*fleetBusyGoal))
 		}
 	}
