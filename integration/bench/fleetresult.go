@@ -144,6 +144,9 @@ func (b *fleetBooks) printSeconds(out io.Writer) {
 	for _, p := range b.phases {
 		for from := p.from; from < p.to; from += time.Second {
 			w := window{from, min(from+time.Second, p.to)}
+			if w.length() < time.Second/10 {
+				continue // what is left of a phase
+			}
 			share, _ := busy(b.analyses, b.slots, []window{w})
 			most, at := mostAtOnce(b.analyses, w)
 			fmt.Fprintf(out, "  %6.1f s  %5.1f %% busy, %2d at once, begun by gateway: %-16s  %s\n",
