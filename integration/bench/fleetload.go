@@ -97,7 +97,7 @@ func (e *fleetEnv) killed(a response) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, k := range e.kills {
-		if a.via == k.addr && a.begun.Before(k.to) && a.ended.After(k.from) && a.ended.Before(k.to) {
+		if a.via == k.addr && a.ended.After(k.from) && a.ended.Before(k.to) {
 			return true
 		}
 	}
