@@ -74,7 +74,8 @@ func TestFleetBooks(t *testing.T) {
 		}, "3 analyses at once, 1.0 s after: a kill (want at most 2)"},
 		"over the slots after the load": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			for i := range 3 {
-				v.analyses[17+i].end = 12 * sec
+				a := &v.analyses[17+i]
+				a.begin, a.read, a.end = 11*sec, 11*sec, 12*sec
 			}
 		}, "3 analyses at once"},
 		"a slot idle": {func(_ *testing.T, _ *fleetRun, v *evidence) { v.analyses[18].read = v.analyses[18].end },
