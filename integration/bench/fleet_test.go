@@ -111,8 +111,8 @@ func TestFleetTable(t *testing.T) {
 	var out strings.Builder
 	r.books(*v).print(&out)
 	for _, want := range []string{
-		"  first                      5.0      9       6       2     1     99.9 %       99.9 %        2 ",
-		"  second                     5.0     12      12       0     0     99.9 %       99.9 %        2 ",
+		"  first                      5.0      9       6       2     1     99.9 %   99.9 %        2 ",
+		"  second                     5.0     12      12       0     0     99.9 %   99.9 %        2 ",
 		"sent 21 = decided 18 + refused 2 + gone 1; duplicates 0, lost 0, wrong decisions 0\n",
 		"began 20 = decided 18 + cut with an Oz 1 + cut with a gateway 1; unexplained 0\n",
 	} {

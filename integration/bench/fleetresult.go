@@ -111,18 +111,18 @@ func (b *fleetBooks) print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "%d slots, %s; %d gateways, %d Oz by %s records, analyses of %v, capsules of %s, %d times as many as the slots can serve\n",
 		b.slots, slots, fleetGateways, fleetOz, strings.ToUpper(b.records), b.analysis, b.size.String(), b.overload)
-	fmt.Fprintf(out, "  %-22s %7s %6s %7s %7s %5s %9s %12s %8s  %s\n",
-		"", "seconds", "sent", "decided", "refused", "gone", "slots busy", "beyond grace", "at once", "overtaken, 99 % and most")
+	fmt.Fprintf(out, "  %-22s %7s %6s %7s %7s %5s %10s %8s %8s  %s\n",
+		"", "seconds", "sent", "decided", "refused", "gone", "slots busy", "judged", "at once", "overtaken, 99 % and most")
 	for i, p := range b.phases {
 		c := b.counts[i]
-		whole, beyond, known := b.busy(p)
+		whole, share, known := b.busy(p)
 		judged := "-"
 		if known {
-			judged = fmt.Sprintf("%.1f %%", 100*beyond)
+			judged = fmt.Sprintf("%.1f %%", 100*share)
 		}
 		most, _ := mostAtOnce(b.analyses, p.window)
 		times := overtaken(b.turns, p.window)
-		fmt.Fprintf(out, "  %-22s %7.1f %6d %7d %7d %5d %8.1f %% %12s %8d  %.2f s, %.2f s\n", p.name, p.length().Seconds(),
+		fmt.Fprintf(out, "  %-22s %7.1f %6d %7d %7d %5d %8.1f %% %8s %8d  %.2f s, %.2f s\n", p.name, p.length().Seconds(),
 			c.sent, c.decided, c.refused, c.gone, 100*whole, judged, most,
 			percentile(times, 99).Seconds(), percentile(times, 100).Seconds())
 	}
@@ -171,11 +171,11 @@ func (b *fleetBooks) begunBy(w window) string {
 	return strings.Join(parts, ", ")
 }
 
-// busy returns how busy the slots were in a phase, and in what of it lies outside of the seconds just after a fault, if anything.
-func (b *fleetBooks) busy(p phase) (whole, beyond float64, known bool) {
+// busy returns how busy the slots were in a phase, and in what of it is judged, if anything: what lies outside of the seconds just after a fault.
+func (b *fleetBooks) busy(p phase) (whole, judged float64, known bool) {
 	whole, _ = busy(b.analyses, b.slots, []window{p.window})
-	beyond, known = busy(b.analyses, b.slots, p.without(b.graces()))
-	return whole, beyond, known
+	judged, known = busy(b.analyses, b.slots, p.without(b.graces()))
+	return whole, judged, known
 }
 
 // err returns what does not hold.
@@ -188,8 +188,8 @@ func (b *fleetBooks) err() error {
 		errs = append(errs, fmt.Errorf("%d analyses at once, %s (want at most %d)", most, b.after(at), b.slots))
 	}
 	for _, p := range b.phases {
-		if _, beyond, known := b.busy(p); known && beyond < fleetBusyGoal {
-			errs = append(errs, fmt.Errorf("%s: the slots are %.1f %% busy beyond the grace after a fault (want %.0f %%)", p.name, 100*beyond, 100*fleetBusyGoal))
+		if _, judged, known := b.busy(p); known && judged < fleetBusyGoal {
+			errs = append(errs, fmt.Errorf("%s: the slots are %.1f %% busy, but for the seconds after a fault (want %.0f %%)", p.name, 100*judged, 100*fleetBusyGoal))
 		}
 	}
 	return errors.Join(errs...)
