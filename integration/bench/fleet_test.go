@@ -145,13 +145,17 @@ func TestWindowWithout(t *testing.T) {
 	}
 }
 
-// A turn is overtaken by those at other gateways that came later and were first, and by as much as they came later.
+// A turn is overtaken by those that came clearly later to other gateways and were first, for as long as it still had to wait.
 func TestOvertaken(t *testing.T) {
-	all := []turn{{"x", 0, 10}, {"y", 7, 11}, {"x", 3, 12}, {"x", 2, 13}, {"y", 1, 14}, {"z", 8, 20}}
-	if got, want := overtaken(all, window{0, 100}), []time.Duration{0, 0, 0, 2, 4, 5}; !slices.Equal(got, want) {
+	at := func(gateway string, since, turned time.Duration) turn {
+		return turn{gateway, since * sec, turned * sec}
+	}
+	all := []turn{at("x", 0, 10), at("y", 7, 11), at("x", 3, 12), at("x", 2, 13), at("y", 1, 16), at("z", 8, 20)}
+	all = append(all, turn{"z", 7*sec + sameTime, 10 * sec}, turn{"x", 30 * sec, 40 * sec}, turn{"x", 31 * sec, 39 * sec})
+	if got, want := overtaken(all, window{0, 100 * sec}), []time.Duration{0, 0, 0, 0, 0, 0, 2 * sec, 3 * sec, 6 * sec}; !slices.Equal(got, want) {
 		t.Errorf("overtaken by %v, want %v", got, want)
 	}
-	if got, want := overtaken(all, window{12, 14}), []time.Duration{4, 5}; !slices.Equal(got, want) {
+	if got, want := overtaken(all, window{12 * sec, 14 * sec}), []time.Duration{2 * sec, 3 * sec}; !slices.Equal(got, want) {
 		t.Errorf("overtaken by %v in the window, want %v", got, want)
 	}
 	if got := percentile([]time.Duration{1, 2, 3, 4}, 50); got != 2 {

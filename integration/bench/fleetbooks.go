@@ -76,22 +76,32 @@ type turn struct {
 	since, turn time.Duration
 }
 
-// overtaken returns by how much each of the turns in the window was overtaken at most: how much later than it another one began to wait,
-// at another gateway, that had its turn first. It is 0 where nobody was first.
+// sameTime is how much later one may come to another gateway than its fellow, and count as its equal: Redis hears of both only later.
+const sameTime = 50 * time.Millisecond
+
+// overtaken returns how long each of the turns in the window waited for at most after one had its turn that had begun to wait later, at
+// another gateway. It is 0 where nobody was first. They are sorted.
 func overtaken(all []turn, w window) (times []time.Duration) {
-	sorted := slices.SortedFunc(slices.Values(all), func(a, b turn) int { return cmp.Compare(a.turn, b.turn) })
-	latest := map[string]time.Duration{} // began to wait, of those that had their turn, by gateway
+	// From the last that began to wait to the first, those that are sameTime later than t are at hand.
+	sorted := slices.SortedFunc(slices.Values(all), func(a, b turn) int { return cmp.Compare(b.since, a.since) })
+	earliest := map[string]time.Duration{} // turn, by gateway
+	later := 0
 	for _, t := range sorted {
+		for ; sorted[later].since > t.since+sameTime; later++ {
+			o := sorted[later]
+			if at, found := earliest[o.gateway]; !found || o.turn < at {
+				earliest[o.gateway] = o.turn
+			}
+		}
 		var by time.Duration
-		for gateway, since := range latest {
+		for gateway, at := range earliest {
 			if gateway != t.gateway {
-				by = max(by, since-t.since)
+				by = max(by, t.turn-at)
 			}
 		}
 		if w.has(t.turn) {
 			times = append(times, by)
 		}
-		latest[t.gateway] = max(latest[t.gateway], t.since)
 	}
 	slices.Sort(times)
 	return times
