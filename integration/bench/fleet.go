@@ -17,6 +17,10 @@ import (
 // fleetBusyGoal is how busy the slots must be at least, but for the seconds just after a fault.
 const fleetBusyGoal = 0.95
 
+// disorder is how long gateways may keep to their own order after they begin, or Redis does: it gives each its share until it has heard of
+// all, and then those must be served that have waited meanwhile.
+const disorder = 4*time.Second + fleetWait
+
 // How long figures may be worse after a fault.
 const (
 	graceGateway  = 6 * time.Second // its leases end
@@ -49,9 +53,10 @@ type fleetRun struct {
 
 // event is a fault, or the end of one.
 type event struct {
-	name  string
-	at    time.Duration
-	grace time.Duration // for which figures may be worse
+	name     string
+	at       time.Duration
+	grace    time.Duration // for which slots may be idle
+	disorder time.Duration // for which capsules may be overtaken
 }
 
 // phase is a part of the run that is over.
@@ -69,8 +74,9 @@ A Caddy in front balances clients over the gateways, which share slots and the c
 by DNS. Many more capsules come than Oz can take. Meanwhile there is a kill -9 of a gateway, of an Oz and of Redis, each of which
 comes back, Redis empty; then all gateways are restarted one after the other, and reloaded.
 
-Exits with 1 if a capsule is unaccounted for or counts twice, if Oz ever has more analyses in progress than there are slots, or if the
-slots are less busy than they must be, but for the seconds just after a fault.
+Exits with 1 if a capsule is unaccounted for or counts twice, if Oz ever has more analyses in progress than there are slots, or if, but
+for the seconds just after a fault, the slots are less busy than they must be, or a capsule waits for a whole analysis after a later one
+at another gateway had its turn.
 
 Needs redis-server.`
 	flags := cmd.Flags()
@@ -166,16 +172,17 @@ func (r *fleetRun) pick(full, quick int) time.Duration {
 }
 
 // note notes what happens now.
-func (r *fleetRun) note(name string, grace time.Duration) {
-	r.events = append(r.events, event{name, monotonic(), grace})
+func (r *fleetRun) note(name string, grace, disorder time.Duration) {
+	r.events = append(r.events, event{name, monotonic(), grace, disorder})
 }
 
-// graces returns when figures may be worse.
-func (r *fleetRun) graces() (all []window) {
+// graces returns when slots may be idle, and when capsules may be overtaken.
+func (r *fleetRun) graces() (idle, disorderly []window) {
 	for _, e := range r.events {
-		all = append(all, window{e.at, e.at + e.grace})
+		idle = append(idle, window{e.at, e.at + e.grace})
+		disorderly = append(disorderly, window{e.at, e.at + e.disorder})
 	}
-	return all
+	return idle, disorderly
 }
 
 // after tells a time by the event before it.
@@ -190,17 +197,17 @@ func (r *fleetRun) after(at time.Duration) string {
 }
 
 func (r *fleetRun) live(ctx context.Context, _ *fleetEnv) error {
-	r.note("start", r.graceStart())
+	r.note("start", r.graceStart(), disorder)
 	return wait(ctx, r.graceStart()+r.pick(17, 3))
 }
 
 func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
-	r.note("kill -9 of a gateway", graceGateway)
+	r.note("kill -9 of a gateway", graceGateway, 0)
 	e.killGateway(0)
 	if err := wait(ctx, r.pick(14, 9)); err != nil {
 		return err
 	}
-	r.note("a new gateway", 0)
+	r.note("a new gateway", 0, 0)
 	if err := e.startGateway(ctx, 0); err != nil {
 		return err
 	}
@@ -208,12 +215,12 @@ func (r *fleetRun) loseGateway(ctx context.Context, e *fleetEnv) error {
 }
 
 func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
-	r.note("kill -9 of an Oz", graceOz)
+	r.note("kill -9 of an Oz", graceOz, 0)
 	e.killOz(0)
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
-	r.note("DNS without an Oz", 0)
+	r.note("DNS without an Oz", 0, 0)
 	e.removeOz(0)
 	if err := wait(ctx, r.pick(9, 5)); err != nil {
 		return err
@@ -221,7 +228,7 @@ func (r *fleetRun) loseOz(ctx context.Context, e *fleetEnv) error {
 	if err := e.startOz(ctx, 0); err != nil {
 		return err
 	}
-	r.note("DNS with a new Oz", 0)
+	r.note("DNS with a new Oz", 0, 0)
 	e.addOz(0)
 	return wait(ctx, r.pick(9, 2))
 }
@@ -240,13 +247,13 @@ func (r *fleetRun) loseRedis(ctx context.Context, e *fleetEnv) error {
 	if err := wait(ctx, time.Second); err != nil {
 		return err
 	}
-	r.note("kill -9 of Redis", r.graceNoRedis())
+	r.note("kill -9 of Redis", r.graceNoRedis(), r.noRedis()+disorder)
 	e.redis.kill()
 	return wait(ctx, r.noRedis())
 }
 
 func (r *fleetRun) findRedis(ctx context.Context, e *fleetEnv) error {
-	r.note("a new Redis", graceNewRedis)
+	r.note("a new Redis", graceNewRedis, disorder)
 	if err := e.restartRedis(ctx); err != nil {
 		return err
 	}
@@ -256,7 +263,7 @@ func (r *fleetRun) findRedis(ctx context.Context, e *fleetEnv) error {
 
 func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {
 	for i := range e.gateways {
-		r.note(fmt.Sprintf("restart of gateway %d", i+1), 0)
+		r.note(fmt.Sprintf("restart of gateway %d", i+1), 0, 0)
 		if err := e.restartGateway(ctx, i); err != nil {
 			return err
 		}
@@ -269,7 +276,7 @@ func (r *fleetRun) restartAll(ctx context.Context, e *fleetEnv) error {
 
 func (r *fleetRun) reloadAll(ctx context.Context, e *fleetEnv) error {
 	for i, g := range e.gateways {
-		r.note(fmt.Sprintf("reload of gateway %d", i+1), 0)
+		r.note(fmt.Sprintf("reload of gateway %d", i+1), 0, 0)
 		if err := g.reload(ctx, r.peer(i+1).caddyfile()); err != nil {
 			return err
 		}

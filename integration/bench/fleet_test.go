@@ -70,7 +70,7 @@ func TestFleetBooks(t *testing.T) {
 		}, "lost: e"},
 		"one over the slots": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			v.analyses[4].begin -= time.Nanosecond
-			r.events = []event{{"a kill", sec, sec}, {"a new one", 5 * sec, 0}}
+			r.events = []event{{"a kill", sec, sec, 0}, {"a new one", 5 * sec, 0, 0}}
 		}, "3 analyses at once, 1.0 s after: a kill (want at most 2)"},
 		"over the slots after the load": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			for i := range 3 {
@@ -82,7 +82,15 @@ func TestFleetBooks(t *testing.T) {
 			"second: the slots are 89.9 % busy"},
 		"a slot idle just after a fault": {func(_ *testing.T, r *fleetRun, v *evidence) {
 			v.analyses[18].read = v.analyses[18].end
-			r.events = []event{{"a kill", 9 * sec, sec}}
+			r.events = []event{{"a kill", 9 * sec, sec, 0}}
+		}, ""},
+		"overtaken": {func(_ *testing.T, _ *fleetRun, v *evidence) {
+			v.turns = []turn{{"x", 1 * sec, 4 * sec}, {"y", 2 * sec, 3 * sec}}
+		},
+			"first: a capsule waited for 1s after a later one"},
+		"overtaken just after a fault": {func(_ *testing.T, r *fleetRun, v *evidence) {
+			v.turns = []turn{{"x", 1 * sec, 4 * sec}, {"y", 2 * sec, 3 * sec}}
+			r.events = []event{{"a kill", 3 * sec, 0, 2 * sec}}
 		}, ""},
 		"nobody gone": {func(t *testing.T, _ *fleetRun, v *evidence) {
 			v.accounting.sent("e", response{status: 200, text: v.accounting.hand(t, "e", "e", sandbox.Success)})
@@ -152,10 +160,10 @@ func TestOvertaken(t *testing.T) {
 	}
 	all := []turn{at("x", 0, 10), at("y", 7, 11), at("x", 3, 12), at("x", 2, 13), at("y", 1, 16), at("z", 8, 20)}
 	all = append(all, turn{"z", 7*sec + sameTime, 10 * sec}, turn{"x", 30 * sec, 40 * sec}, turn{"x", 31 * sec, 39 * sec})
-	if got, want := overtaken(all, window{0, 100 * sec}), []time.Duration{0, 0, 0, 0, 0, 0, 2 * sec, 3 * sec, 6 * sec}; !slices.Equal(got, want) {
+	if got, want := overtaken(all, []window{{0, 100 * sec}}), []time.Duration{0, 0, 0, 0, 0, 0, 2 * sec, 3 * sec, 6 * sec}; !slices.Equal(got, want) {
 		t.Errorf("overtaken by %v, want %v", got, want)
 	}
-	if got, want := overtaken(all, window{12 * sec, 14 * sec}), []time.Duration{2 * sec, 3 * sec}; !slices.Equal(got, want) {
+	if got, want := overtaken(all, []window{{12 * sec, 13 * sec}, {13 * sec, 14 * sec}}), []time.Duration{2 * sec, 3 * sec}; !slices.Equal(got, want) {
 		t.Errorf("overtaken by %v in the window, want %v", got, want)
 	}
 	if got := percentile([]time.Duration{1, 2, 3, 4}, 50); got != 2 {

@@ -15,6 +15,10 @@ func (w window) has(t time.Duration) bool { return w.from <= t && t < w.to }
 
 func (w window) length() time.Duration { return max(0, w.to-w.from) }
 
+func hasAny(windows []window, t time.Duration) bool {
+	return slices.ContainsFunc(windows, func(w window) bool { return w.has(t) })
+}
+
 // without returns what is left of w outside of the others.
 func (w window) without(others []window) []window {
 	left := []window{w}
@@ -79,9 +83,9 @@ type turn struct {
 // sameTime is how much later one may come to another gateway than its fellow, and count as its equal: Redis hears of both only later.
 const sameTime = 50 * time.Millisecond
 
-// overtaken returns how long each of the turns in the window waited for at most after one had its turn that had begun to wait later, at
+// overtaken returns how long each of the turns in the windows waited for at most after one had its turn that had begun to wait later, at
 // another gateway. It is 0 where nobody was first. They are sorted.
-func overtaken(all []turn, w window) (times []time.Duration) {
+func overtaken(all []turn, windows []window) (times []time.Duration) {
 	// From the last that began to wait to the first, those that are sameTime later than t are at hand.
 	sorted := slices.SortedFunc(slices.Values(all), func(a, b turn) int { return cmp.Compare(b.since, a.since) })
 	earliest := map[string]time.Duration{} // turn, by gateway
@@ -99,7 +103,7 @@ func overtaken(all []turn, w window) (times []time.Duration) {
 				by = max(by, t.turn-at)
 			}
 		}
-		if w.has(t.turn) {
+		if hasAny(windows, t.turn) {
 			times = append(times, by)
 		}
 	}
