@@ -155,8 +155,8 @@ func TestWindowWithout(t *testing.T) {
 
 // A turn is overtaken by those that came clearly later to other gateways and were first, for as long as it still had to wait.
 func TestOvertaken(t *testing.T) {
-	at := func(gateway string, since, turned time.Duration) turn {
-		return turn{gateway, since * sec, turned * sec}
+	at := func(gateway string, since, turned int) turn {
+		return turn{gateway, time.Duration(since) * sec, time.Duration(turned) * sec}
 	}
 	all := []turn{at("x", 0, 10), at("y", 7, 11), at("x", 3, 12), at("x", 2, 13), at("y", 1, 16), at("z", 8, 20)}
 	all = append(all, turn{"z", 7*sec + sameTime, 10 * sec}, turn{"x", 30 * sec, 40 * sec}, turn{"x", 31 * sec, 39 * sec})

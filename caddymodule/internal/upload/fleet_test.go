@@ -394,7 +394,6 @@ func TestFleetStarvesNobody(t *testing.T) {
 			if third < all/5 {
 				t.Errorf("memory %d: the third gateway got %d of %d slots", memory, third, all)
 			}
-
 		})
 	}
 }
