@@ -33,7 +33,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:      "oz-instant",
-		Short:     "Checks, watches and attacks an Oz Instant deployment, explains answers of Oz, and verifies seals",
+		Short:     "Checks, watches, attacks and sizes an Oz Instant deployment, explains answers of Oz, and verifies seals",
 		CobraFunc: ozInstantCommand,
 	})
 }
@@ -43,12 +43,12 @@ func init() {
 func ozInstantCommand(cmd *cobra.Command) {
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return fmt.Errorf("unknown command %q (want check, status, explain, verify or attack)", args[0])
+			return fmt.Errorf("unknown command %q (want check, status, explain, verify, attack or size)", args[0])
 		}
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	cmd.AddCommand(checkCommand(), statusCommand(), explainCommand(), verifyCommand(), attackCommand())
+	cmd.AddCommand(checkCommand(), statusCommand(), explainCommand(), verifyCommand(), attackCommand(), sizeCommand())
 }
 
 // Errors that end a command whose output has said everything.
