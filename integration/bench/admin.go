@@ -65,7 +65,9 @@ func (g *gateway) callAdmin(ctx context.Context, method, path, body string) (str
 // log when it is answered.
 type logLine struct {
 	Message string  `json:"msg"`
+	Time    float64 `json:"ts"`    // seconds since 1970
 	Queue   float64 `json:"queue"` // seconds
+	Oz      float64 `json:"oz"`    // seconds
 	Request struct {
 		Header http.Header `json:"headers"`
 	} `json:"request"`

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/procfs"
+)
+
+// meter measures what a gateway uses, and what else there is on the machine.
+type meter struct {
+	gateway *gateway
+	store   *replayPart // its Redis, if there is one
+
+	from, to time.Time
+	cores    int
+
+	gatewayCPU, benchCPU, redisCPU, machineCPU time.Duration
+
+	held       float64 // bytes in memory, in the mean
+	resident   float64 // bytes, at most
+	files      float64 // open ones, at most
+	read       float64 // bytes
+	written    float64 // bytes
+	redisCalls float64
+	redisBytes float64
+
+	begun   reading
+	done    chan struct{}
+	running sync.WaitGroup
+	err     error
+}
+
+// reading is what counters say at one time.
+type reading struct {
+	gateway, bench, redis, machine time.Duration
+	read, written, calls           float64
+}
+
+const meterInterval = 100 * time.Millisecond
+
+func (m *meter) start(ctx context.Context) error {
+	m.cores = runtime.NumCPU()
+	if m.begun, m.err = m.now(ctx); m.err != nil {
+		return m.err
+	}
+	m.from, m.done = time.Now(), make(chan struct{})
+	m.running.Go(func() {
+		if err := m.sample(ctx); err != nil {
+			m.err = err
+		}
+	})
+	return nil
+}
+
+// sample looks now and then at what goes up and down.
+func (m *meter) sample(ctx context.Context) error {
+	ticker := time.NewTicker(meterInterval)
+	defer ticker.Stop()
+	process, err := procfs.NewProc(m.gateway.pid())
+	for n := 1.0; err == nil; n++ {
+		var held float64
+		var files int
+		if held, err = m.gateway.metric(ctx, memoryMetric); err != nil {
+			break
+		}
+		m.held += (held - m.held) / n
+		if files, err = process.FileDescriptorsLen(); err != nil {
+			break
+		}
+		m.files = max(m.files, float64(files))
+		select {
+		case <-m.done:
+			return nil
+		case <-ticker.C:
+		}
+	}
+	return err
+}
+
+func (m *meter) stop(ctx context.Context) error {
+	if m.done == nil {
+		return context.Cause(ctx)
+	}
+	m.to = time.Now()
+	close(m.done)
+	m.running.Wait()
+	if m.err != nil {
+		return m.err
+	}
+	ended, err := m.now(ctx)
+	if err != nil {
+		return err
+	}
+	m.gatewayCPU, m.benchCPU = ended.gateway-m.begun.gateway, ended.bench-m.begun.bench
+	m.redisCPU, m.machineCPU = ended.redis-m.begun.redis, ended.machine-m.begun.machine
+	m.read, m.written, m.redisCalls = ended.read-m.begun.read, ended.written-m.begun.written, ended.calls-m.begun.calls
+	peak, err := peakMemory(m.gateway.pid())
+	m.resident = float64(peak)
+	return err
+}
+
+func (m *meter) used(cpu time.Duration) float64 { return cpu.Seconds() / m.to.Sub(m.from).Seconds() }
+
+func (m *meter) now(ctx context.Context) (r reading, err error) {
+	process, err := procfs.NewProc(m.gateway.pid())
+	if err != nil {
+		return r, err
+	}
+	// What it reads and writes by system calls: sockets, and some log.
+	io, err := process.IO()
+	if err != nil {
+		return r, err
+	}
+	r.read, r.written = float64(io.RChar), float64(io.WChar)
+	if r.gateway, err = cpuTime(m.gateway.pid()); err != nil {
+		return r, err
+	}
+	if r.bench, err = cpuTime(os.Getpid()); err != nil {
+		return r, err
+	}
+	if r.machine, err = machineTime(); err != nil || m.store.store == nil {
+		return r, err
+	}
+	if r.redis, err = cpuTime(m.store.redis.Process.Pid); err != nil {
+		return r, err
+	}
+	r.calls, err = m.redis(ctx)
+	return r, err
+}
+
+// machineTime returns the CPU time of all that runs on the machine.
+func machineTime() (time.Duration, error) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0, err
+	}
+	stat, err := fs.Stat()
+	c := stat.CPUTotal
+	return time.Duration((c.User + c.Nice + c.System + c.IRQ + c.SoftIRQ) * float64(time.Second)), err
+}
+
+var (
+	scriptCalls = regexp.MustCompile(`cmdstat_eval(?:sha)?:calls=(\d+)`)
+	usedMemory  = regexp.MustCompile(`used_memory_dataset:(\d+)`)
+)
+
+// redis returns how many scripts were called, which is all that a gateway does there.
+func (m *meter) redis(ctx context.Context) (calls float64, err error) {
+	text, err := m.store.store.Info(ctx, "commandstats", "memory").Result()
+	if err != nil {
+		return 0, err
+	}
+	for _, found := range scriptCalls.FindAllStringSubmatch(text, -1) {
+		n, _ := strconv.ParseFloat(found[1], 64) // they are digits
+		calls += n
+	}
+	if found := usedMemory.FindStringSubmatch(strings.ReplaceAll(text, "\r", "")); found != nil {
+		m.redisBytes, _ = strconv.ParseFloat(found[1], 64)
+	}
+	return calls, nil
+}
