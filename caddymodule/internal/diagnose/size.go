@@ -15,14 +15,17 @@ const (
 	cpuPerCapsule = 4.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
 	cpuPerMiB     = 1.5 * float64(time.Millisecond) // and for each MiB
 
-	ramOfGateway    = 96 << 20  // of one that does nothing
-	ramPerCapsule   = 256 << 10 // of an open upload or analysis, less what `memory` counts; go run ./integration/bench phones
-	ramPerIdle      = 64 << 10  // of a connection that a client keeps open
-	folderSize      = 4 << 10   // of the app's request: the folder less its best shot, and header fields
-	wireOverhead    = 1.05      // of TCP, IP and TLS: some 40 bytes in a packet of 1,500, and 22 in a TLS record of 16 KiB at most
-	redisShared     = 2.0       // calls for a capsule: it comes, and its slot becomes free
-	redisReplay     = 2.0       // calls for a capsule: it is claimed, and settled
-	redisPerClaim   = 200       // bytes
+	ramOfGateway    = 96 << 20                       // of one that does nothing
+	ramPerCapsule   = 256 << 10                      // of an open upload or analysis, less what `memory` counts; go run ./integration/bench phones
+	ramPerIdle      = 64 << 10                       // of a connection that a client keeps open
+	folderSize      = 4 << 10                        // of the app's request: the folder less its best shot, and header fields
+	wireOverhead    = 1.05                           // of TCP, IP and TLS: some 40 bytes in a packet of 1,500, and 22 in a TLS record of 16 KiB at most
+	redisShared     = 2.0                            // calls for a capsule: it comes, and its slot becomes free
+	redisReplay     = 2.0                            // calls for a capsule: it is claimed, and settled
+	redisPerClaim   = 200                            // bytes
+	redisPerCall    = 20 * float64(time.Microsecond) // of Redis's one core
+	redisPerSlot    = 4 * float64(time.Microsecond)  // and in a call of shared, for each slot that is taken
+	redisPerCore    = 10                             // connections to Redis of a gateway; the client's default
 	replayWindow    = 15 * time.Minute
 	tokenCalls      = 16 // at once, from one gateway to one Oz; docs/configuration.md#session-tokens
 	sharedHeartbeat = 1  // calls of a gateway in a second
@@ -122,6 +125,8 @@ type Sizing struct {
 	RedisShared float64 `json:"redis_calls_shared"`
 	RedisReplay float64 `json:"redis_calls_replay_guard"`
 	RedisBytes  float64 `json:"redis_bytes"`
+	RedisCPUs   float64 `json:"redis_cpus"`
+	RedisWithin float64 `json:"redis_within"` // seconds in which Redis must answer, or calls wait for a connection
 	TokenWithin float64 `json:"token_within"` // seconds in which Oz must answer for one
 
 	LostCapsules float64 `json:"lost_with_a_gateway"`      // in progress in one
@@ -251,6 +256,8 @@ func sizeRedis(s *Sizing, d Demand) {
 	s.RedisShared = s.Rate*redisShared + float64(s.Gateways+d.Spare)*sharedHeartbeat
 	s.RedisReplay = s.Rate * redisReplay
 	s.RedisBytes = s.Rate * replayWindow.Seconds() * redisPerClaim
+	s.RedisCPUs = ((s.RedisShared+s.RedisReplay)*redisPerCall + s.RedisShared*redisPerSlot*min(s.Load, float64(s.Slots))) / float64(time.Second)
+	s.RedisWithin = float64(redisPerCore*d.Cores*s.Gateways) / s.RedisReplay
 }
 
 // sizeLosses says what goes with one gateway, and with one Oz. Slots are those of
