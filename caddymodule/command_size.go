@@ -36,7 +36,7 @@ module: see docs/sizing.md.`,
 	flags.Float64("variation", 1, "how much that varies: its standard deviation, divided by --analysis")
 	flags.Int("per-instance", 3, "how many analyses an instance of Oz does at once")
 	flags.Float64("busy", 80, "how many percent of their time the slots are busy, at most")
-	flags.Duration("p95", 3*time.Second, "how long 95 of 100 capsules wait for a slot, at most")
+	flags.Duration("usual-wait", 3*time.Second, "how long 95 of 100 capsules wait for a slot, at most")
 	flags.Int("instances", 0, "instances of Oz, less the spare ones (default: as many as are needed)")
 	flags.Int("gateways", 0, "gateways, less the spare ones (default: as many as are needed)")
 	flags.Int("cores", 2, "cores of a gateway")
@@ -77,7 +77,7 @@ func demandOf(flags *pflag.FlagSet) (d diagnose.Demand, err error) {
 	d.PerInstance, _ = flags.GetInt("per-instance")
 	d.Busy, _ = flags.GetFloat64("busy")
 	d.Busy /= 100
-	d.P95, _ = flags.GetDuration("p95")
+	d.P95, _ = flags.GetDuration("usual-wait")
 	d.Instances, _ = flags.GetInt("instances")
 	d.Gateways, _ = flags.GetInt("gateways")
 	d.Cores, _ = flags.GetInt("cores")

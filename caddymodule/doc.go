@@ -47,12 +47,12 @@
 //	metrics.go       Prometheus collectors
 //	way.go           what is remembered of a way to Oz
 //	admin.go         /oz_instant/status and /oz_instant/ready; gauges.go has what is counted when it is asked for
-//	command.go       caddy oz-instant; command_status.go and command_attack.go have their subcommands
+//	command.go       caddy oz-instant; command_status.go, command_attack.go and command_size.go have their subcommands
 //
 //	internal/oz        the protocol: prune, read strictly, decide
 //	internal/ozclient  the way to Oz
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
-//	internal/diagnose  check, status, explain, verify and attack
+//	internal/diagnose  check, status, explain, verify, attack and size
 //	redis              the replay guard's store in Redis
 package caddymodule

@@ -326,6 +326,7 @@ func TestDocsFlags(t *testing.T) {
 		{"docs/operations.md", "What is my gateway doing?", statusCommand()},
 		{"docs/seal.md", "Looking at one by hand", verifyCommand()},
 		{"docs/security.md", "Attack your own deployment", attackCommand()},
+		{"docs/sizing.md", "The calculator", sizeCommand()},
 	} {
 		shown := map[string]bool{}
 		for _, row := range table(t, doc.file, doc.heading) {
@@ -343,6 +344,27 @@ func TestDocsFlags(t *testing.T) {
 				t.Errorf("%s: --%s of %s is missing", doc.file, f.Name, doc.command.Name())
 			}
 		})
+	}
+}
+
+// What the page on sizing shows is what the command prints.
+func TestDocsSizing(t *testing.T) {
+	text, err := os.ReadFile("../docs/sizing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?s)```sh\n\\./caddy oz-instant size ([^\n]*)\n```\n\n<!-- prints -->\n```\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(shown) == 0 {
+		t.Fatal("no size command is shown with what it prints")
+	}
+	for _, block := range shown {
+		var out strings.Builder
+		cmd := sizeCommand()
+		cmd.SetArgs(strings.Fields(block[1]))
+		cmd.SetOut(&out)
+		if err := cmd.Execute(); err != nil || out.String() != block[2] {
+			t.Errorf("size %s: %v; it prints\n%s", block[1], err, out.String())
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +28,7 @@ type meter struct {
 	read       float64 // bytes
 	written    float64 // bytes
 	redisCalls float64
-	redisBytes float64
+	redisBytes float64 // that it has more of
 
 	begun   reading
 	done    chan struct{}
@@ -40,10 +39,10 @@ type meter struct {
 // reading is what counters say at one time.
 type reading struct {
 	gateway, bench, redis, machine time.Duration
-	read, written, calls           float64
+	read, written, calls, stored   float64
 }
 
-const meterInterval = 100 * time.Millisecond
+const meterInterval = 500 * time.Millisecond // each look costs the gateway some milliseconds
 
 func (m *meter) start(ctx context.Context) error {
 	m.cores = runtime.NumCPU()
@@ -101,6 +100,7 @@ func (m *meter) stop(ctx context.Context) error {
 	m.gatewayCPU, m.benchCPU = ended.gateway-m.begun.gateway, ended.bench-m.begun.bench
 	m.redisCPU, m.machineCPU = ended.redis-m.begun.redis, ended.machine-m.begun.machine
 	m.read, m.written, m.redisCalls = ended.read-m.begun.read, ended.written-m.begun.written, ended.calls-m.begun.calls
+	m.redisBytes = ended.stored - m.begun.stored
 	peak, err := peakMemory(m.gateway.pid())
 	m.resident = float64(peak)
 	return err
@@ -131,7 +131,7 @@ func (m *meter) now(ctx context.Context) (r reading, err error) {
 	if r.redis, err = cpuTime(m.store.redis.Process.Pid); err != nil {
 		return r, err
 	}
-	r.calls, err = m.redis(ctx)
+	r.calls, r.stored, err = m.redis(ctx)
 	return r, err
 }
 
@@ -151,18 +151,18 @@ var (
 	usedMemory  = regexp.MustCompile(`used_memory_dataset:(\d+)`)
 )
 
-// redis returns how many scripts were called, which is all that a gateway does there.
-func (m *meter) redis(ctx context.Context) (calls float64, err error) {
+// redis returns how many scripts were called, which is all that a gateway does there, and how many bytes are stored.
+func (m *meter) redis(ctx context.Context) (calls, stored float64, err error) {
 	text, err := m.store.store.Info(ctx, "commandstats", "memory").Result()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, found := range scriptCalls.FindAllStringSubmatch(text, -1) {
 		n, _ := strconv.ParseFloat(found[1], 64) // they are digits
 		calls += n
 	}
-	if found := usedMemory.FindStringSubmatch(strings.ReplaceAll(text, "\r", "")); found != nil {
-		m.redisBytes, _ = strconv.ParseFloat(found[1], 64)
+	if found := usedMemory.FindStringSubmatch(text); found != nil {
+		stored, _ = strconv.ParseFloat(found[1], 64)
 	}
-	return calls, nil
+	return calls, stored, nil
 }

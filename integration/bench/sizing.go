@@ -122,8 +122,8 @@ type sized struct {
 	Waits  waits   `json:"waits"`
 	CPU    float64 `json:"cpu_per_capsule"`
 	Held   float64 `json:"memory_held"`
-	RAM    float64 `json:"ram"`
-	Files  float64 `json:"files"`
+	RAM    float64 `json:"ram_usual"`
+	Files  float64 `json:"files_usual"`
 	Client float64 `json:"bytes_from_clients"`
 	ToOz   float64 `json:"bytes_to_oz"`
 	FromOz float64 `json:"bytes_from_oz"`
@@ -373,15 +373,15 @@ func (s *sizingRun) report(ctx context.Context, stdout io.Writer, c sizingCase, 
 	t.row("wait of 95 %, up to", 1e3*again.Waits.P95, 1e3*r.Waits.P95, "ms")
 	t.row("refused", 0, float64(r.refused), "capsules")
 	t.row("memory held, mean", again.Held/(1<<20), r.Held/(1<<20), "MiB")
-	t.row("resident memory", p.RAM/(1<<20), r.RAM/(1<<20), "MiB, at most")
-	t.row("open files", p.Files, r.Files, "at most")
+	t.row("resident memory", p.RAM/(1<<20), r.RAM/(1<<20), "MiB at its most, predicted for the mean")
+	t.row("open files", p.Files, r.Files, "at their most, predicted for the mean")
 	t.row("CPU per capsule", 1e3*p.CPU, 1e3*r.CPU, "ms of the gateway")
 	t.row("received", (p.Client+p.FromOz)/1e6, r.Client/1e6, "MB a second, less TCP and IP")
 	t.row("sent", (p.ToOz+p.ToApp)/1e6, r.ToOz/1e6, "MB a second, less TCP and IP")
 	if m.store.store != nil {
 		t.row("calls of Redis", p.Shared+p.Replay, r.Shared, "a second, shared and replay_guard")
-		t.row("CPU of such a call", 1e6*p.Redis/(p.Shared+p.Replay), 1e6*m.redisCPU.Seconds()/m.redisCalls, "µs of Redis")
-		t.row("memory of a claim", p.Claims/(p.Rate*15*60), m.redisBytes/float64(len(answers)), "bytes of Redis")
+		t.row("CPU of such a call", 1e6*p.Redis/(p.Shared+p.Replay), 1e6*m.redisCPU.Seconds()/m.redisCalls, "µs of Redis, in the mean of both")
+		t.row("memory of a claim", p.Claims/(p.Rate*15*60), m.redisBytes/(r.Rate*m.to.Sub(m.from).Seconds()), "bytes of Redis")
 	}
 	if r.refused > 0 {
 		fmt.Fprintf(stdout, "  refused: %s\n", r.why)

@@ -12,23 +12,32 @@ import (
 // `go run ./integration/bench sizing` prints them again, and docs/sizing.md says
 // on what machine these were taken.
 const (
-	cpuPerCapsule = 4.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
-	cpuPerMiB     = 1.5 * float64(time.Millisecond) // and for each MiB
+	cpuPerCapsule = 2.5 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
+	cpuPerMiB     = 2.5 * float64(time.Millisecond) // and for each MiB
+	cpuPerPiece   = 25 * float64(time.Microsecond)  // and for each piece that has to be waited for, over a slow link
+	piece         = 4 << 10                         // the smallest that is usual: three packets
 
-	ramOfGateway    = 96 << 20                       // of one that does nothing
-	ramPerCapsule   = 256 << 10                      // of an open upload or analysis, less what `memory` counts; go run ./integration/bench phones
-	ramPerIdle      = 64 << 10                       // of a connection that a client keeps open
-	folderSize      = 4 << 10                        // of the app's request: the folder less its best shot, and header fields
-	wireOverhead    = 1.05                           // of TCP, IP and TLS: some 40 bytes in a packet of 1,500, and 22 in a TLS record of 16 KiB at most
-	redisShared     = 2.0                            // calls for a capsule: it comes, and its slot becomes free
+	ramOfGateway  = 96 << 20  // of one that does nothing
+	ramPerCapsule = 400 << 10 // of an open upload or analysis, less what `memory` counts
+	ramOfMemory   = 1.5       // of what `memory` counts: it is garbage for a while
+	ramPerIdle    = 64 << 10  // of a connection that a client keeps open
+
+	folderSize   = 4 << 10 // of the app's request: the folder less its best shot, and header fields
+	wireOverhead = 1.05    // of TCP, IP and TLS: some 40 bytes in a packet of 1,500, and 22 in each TLS record
+)
+
+// What Redis is asked for, and what it costs its one core: the case redis of the
+// same command.
+const (
+	redisShared     = 2.5                            // calls for a capsule, less when one call tells of several
 	redisReplay     = 2.0                            // calls for a capsule: it is claimed, and settled
-	redisPerClaim   = 200                            // bytes
-	redisPerCall    = 20 * float64(time.Microsecond) // of Redis's one core
+	redisPerCall    = 20 * float64(time.Microsecond) //
 	redisPerSlot    = 4 * float64(time.Microsecond)  // and in a call of shared, for each slot that is taken
-	redisPerCore    = 10                             // connections to Redis of a gateway; the client's default
-	replayWindow    = 15 * time.Minute
-	tokenCalls      = 16 // at once, from one gateway to one Oz; docs/configuration.md#session-tokens
-	sharedHeartbeat = 1  // calls of a gateway in a second
+	redisPerClaim   = 200                            // bytes
+	redisPerCore    = 10                             // connections of a gateway, by the client's default
+	replayWindow    = 15 * time.Minute               // the option's default
+	sharedHeartbeat = 1                              // calls of a gateway in a second
+	tokenCalls      = 16                             // at once, from one gateway to one Oz; docs/configuration.md#session-tokens
 )
 
 // What is left free: a gateway's cores are half busy at the peak, so that one
@@ -106,16 +115,18 @@ type Sizing struct {
 	Queue     int     `json:"queue"`
 	Drain     float64 `json:"burst_drains_in"` // seconds; 0: never
 
-	Gateways int     `json:"gateways"`
-	ByCPU    int     `json:"gateways_for_cpu"`
-	ByLink   int     `json:"gateways_for_links"`
-	CPU      float64 `json:"cpu_per_capsule"` // seconds
-	CPUs     float64 `json:"cpus"`            // of all gateways together
-	Memory   int64   `json:"memory"`          // the option, of a gateway
-	Held     float64 `json:"memory_held"`     // in the mean, by all gateways together
-	RAM      int64   `json:"ram"`             // of a gateway
-	Files    int     `json:"files"`           // open ones, of a gateway
-	Idle     float64 `json:"idle_connections"`
+	Gateways   int     `json:"gateways"`
+	ByCPU      int     `json:"gateways_for_cpu"`
+	ByLink     int     `json:"gateways_for_links"`
+	CPU        float64 `json:"cpu_per_capsule"` // seconds
+	CPUs       float64 `json:"cpus"`            // of all gateways together
+	Memory     int64   `json:"memory"`          // the option, of a gateway
+	Held       float64 `json:"memory_held"`     // in the mean, by all gateways together
+	RAM        int64   `json:"ram"`             // of a gateway with all its places and memory taken
+	RAMUsual   int64   `json:"ram_usual"`       // of a gateway with the load in the mean
+	Files      int     `json:"files"`           // open ones, in the same way
+	FilesUsual int     `json:"files_usual"`
+	Idle       float64 `json:"idle_connections"`
 
 	FromClients float64 `json:"bytes_from_clients"`
 	ToOz        float64 `json:"bytes_to_oz"`
@@ -222,7 +233,11 @@ func sizeQueue(s *Sizing, d Demand) {
 // gateway's link carries a capsule twice, once in each direction, and Oz's answer
 // in that of the clients.
 func sizeGateways(s *Sizing, d Demand) {
-	s.CPU = (cpuPerCapsule + cpuPerMiB*float64(d.Capsule)/(1<<20)) / float64(time.Second)
+	cpu := cpuPerCapsule + cpuPerMiB*float64(d.Capsule)/(1<<20)
+	if d.Upload > 0 {
+		cpu += cpuPerPiece * float64(d.Capsule) / piece
+	}
+	s.CPU = cpu / float64(time.Second)
 	s.CPUs = s.Rate * s.CPU
 	s.FromClients = s.Rate * float64(d.Capsule) * wireOverhead
 	s.ToOz = s.FromClients
@@ -245,12 +260,21 @@ func sizeMachines(s *Sizing, d Demand) {
 	s.Memory = max(leastMemory, int64(ceil(places*float64(d.Capsule)/memoryStep))*memoryStep)
 	s.Held = s.Rate * float64(d.Capsule) * (d.Upload.Seconds()/2 + s.Waits.Mean)
 	s.Idle = s.Rate * d.Idle.Seconds() * share
-	s.RAM = ramOfGateway + s.Memory + int64(places*ramPerCapsule+s.Idle*ramPerIdle)
-	// A client's connection for each place, one to Oz for each slot, one to the app,
-	// and those that are kept.
-	s.Files = ceil(places+2*float64(s.Slots)*share+s.Idle) + 100
+	inProgress := s.Rate * (d.Upload + d.Analysis).Seconds() * share
+	s.RAM = ram(places, float64(s.Memory), s.Idle)
+	s.RAMUsual = ram(inProgress, s.Held*share, s.Idle)
+	s.Files = files(places, float64(s.Slots)*share, s.Idle)
+	s.FilesUsual = files(inProgress, min(s.Load, float64(s.Slots))*share, s.Idle)
 	s.TokenWithin = tokenCalls / (s.Rate * share)
 }
+
+func ram(capsules, held, idle float64) int64 {
+	return ramOfGateway + int64(capsules*ramPerCapsule+held*ramOfMemory+idle*ramPerIdle)
+}
+
+// files counts a client's connection for each capsule, one to Oz for each slot and
+// one to the app, those that are kept, and some for Caddy itself.
+func files(capsules, slots, idle float64) int { return ceil(capsules+2*slots+idle) + 20 }
 
 func sizeRedis(s *Sizing, d Demand) {
 	s.RedisShared = s.Rate*redisShared + float64(s.Gateways+d.Spare)*sharedHeartbeat

@@ -105,10 +105,10 @@ func (p *sizePrinter) gateways(d Demand, s Sizing) {
 	p.row("gateways", "%d + %d", "%d for links, %d for CPU", s.Gateways, d.Spare, s.ByLink, s.ByCPU)
 	p.row("CPU", "%.2f cores", "of all: rate × %s; cores half busy", s.CPUs, seconds(s.CPU))
 	p.row("memory of each", "%s", "(slots + queue) × capsule ÷ gateways; in the mean all hold %s", mib(s.Memory), mib(int64(s.Held)))
-	p.row("RAM of each", "%s", "at most: memory, %s for each place, %s for each idle connection", mib(s.RAM),
-		humanize.IBytes(ramPerCapsule), humanize.IBytes(ramPerIdle))
+	p.row("RAM of each", "%s", "at most: memory and half of it, %s a place, %s an idle connection; %s in the mean", mib(s.RAM),
+		humanize.IBytes(ramPerCapsule), humanize.IBytes(ramPerIdle), mib(s.RAMUsual))
 	p.row("idle connections of each", "%.0f", "rate × %s ÷ gateways, if clients don't close them", s.Idle, roundTime(d.Idle))
-	p.row("open files of each", "%d", "places, two for each slot, idle connections", s.Files)
+	p.row("open files of each", "%d", "at most: places, two for each slot, idle connections; %d in the mean", s.Files, s.FilesUsual)
 	p.row("session tokens", "%.4g/s", "one a capsule; each within %s, 16 calls at once a gateway", s.Rate, seconds(s.TokenWithin))
 }
 
