@@ -148,7 +148,7 @@ func machineTime() (time.Duration, error) {
 
 var (
 	scriptCalls = regexp.MustCompile(`cmdstat_eval(?:sha)?:calls=(\d+)`)
-	usedMemory  = regexp.MustCompile(`used_memory_dataset:(\d+)`)
+	usedMemory  = regexp.MustCompile(`(?m)^used_memory:(\d+)`)
 )
 
 // redis returns how many scripts were called, which is all that a gateway does there, and how many bytes are stored.

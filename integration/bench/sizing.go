@@ -76,7 +76,7 @@ func sizingCommand() *cobra.Command {
 
 Capsules come at random, each by HTTP/2 over TLS on a connection of its own, to the block that the command prints, with seal and
 replay_guard; the case redis has shared, too, and both in Redis. Figures are of the time in which as many capsules come as go. The queue is
-calculated once more with the time that a slot was really held for, which is the analysis and its way.`
+calculated once more with how many did come and how long a slot was really held for, which is the analysis and its way.`
 	flags := cmd.Flags()
 	flags.DurationVar(&s.load, "for", 30*time.Second, "how long each load lasts")
 	flags.StringSliceVar(&s.only, "cases", sizingNames(), "`names` of the loads to send")
@@ -116,22 +116,23 @@ func (s *sizingRun) measure(ctx context.Context, stdout io.Writer) error {
 
 // sized is what the calculator says.
 type sized struct {
-	Rate   float64 `json:"capsules_per_second"`
-	Slots  int     `json:"slots"`
-	Busy   float64 `json:"slots_busy"`
-	Waits  waits   `json:"waits"`
-	CPU    float64 `json:"cpu_per_capsule"`
-	Held   float64 `json:"memory_held"`
-	RAM    float64 `json:"ram_usual"`
-	Files  float64 `json:"files_usual"`
-	Client float64 `json:"bytes_from_clients"`
-	ToOz   float64 `json:"bytes_to_oz"`
-	FromOz float64 `json:"bytes_from_oz"`
-	ToApp  float64 `json:"bytes_to_app"`
-	Shared float64 `json:"redis_calls_shared"`
-	Replay float64 `json:"redis_calls_replay_guard"`
-	Claims float64 `json:"redis_bytes"`
-	Redis  float64 `json:"redis_cpus"`
+	Rate    float64 `json:"capsules_per_second"`
+	Slots   int     `json:"slots"`
+	Busy    float64 `json:"slots_busy"`
+	Waits   waits   `json:"waits"`
+	CPU     float64 `json:"cpu_per_capsule"`
+	CPUMore float64 `json:"cpu_per_capsule_redis"`
+	Held    float64 `json:"memory_held"`
+	RAM     float64 `json:"ram_usual"`
+	Files   float64 `json:"files_usual"`
+	Client  float64 `json:"bytes_from_clients"`
+	ToOz    float64 `json:"bytes_to_oz"`
+	FromOz  float64 `json:"bytes_from_oz"`
+	ToApp   float64 `json:"bytes_to_app"`
+	Shared  float64 `json:"redis_calls_shared"`
+	Replay  float64 `json:"redis_calls_replay_guard"`
+	Claims  float64 `json:"redis_bytes"`
+	Redis   float64 `json:"redis_cpus"`
 }
 
 // waits are in seconds.
@@ -279,17 +280,21 @@ func sleepUntil(ctx context.Context, t time.Time) error {
 // measured is what the gateway did while the meter ran.
 type measured struct {
 	sized
-	refused int
-	why     string        // the last of them was
-	hold    time.Duration // of a slot
+	perMinute int // that came
+	refused   int
+	why       string        // the last of them was
+	hold      time.Duration // of a slot
 }
 
 // reckon makes figures of the answers and of the gateway's log. Any answer but a decision or a refusal means that there are none.
 func reckon(m *meter, slots int, answers []response, lines []logLine) (r measured, err error) {
 	from, to := m.from, m.to
 	window := to.Sub(from).Seconds()
-	served := 0
+	served, came := 0, 0
 	for _, a := range answers {
+		if a.begun.After(from) && a.begun.Before(to) {
+			came++
+		}
 		switch {
 		case a.err != nil:
 			return r, fmt.Errorf("a client got no answer: %w", a.err)
@@ -318,6 +323,7 @@ func reckon(m *meter, slots int, answers []response, lines []logLine) (r measure
 		return r, errors.New("no capsule was served: too few to measure")
 	}
 	r.hold = time.Duration(hold / float64(len(queued)) * float64(time.Second))
+	r.perMinute = int(float64(came) / window * 60)
 	r.Rate, r.Slots, r.Busy = float64(served)/window, slots, held/window/float64(slots)
 	r.Waits = waitsOf(queued)
 	r.CPU = m.gatewayCPU.Seconds() / float64(served)
@@ -355,12 +361,17 @@ func (s *sizingRun) report(ctx context.Context, stdout io.Writer, c sizingCase, 
 		return err
 	}
 	// The calculator is asked again with what was measured, as an operator does with the service time of the status.
-	again, err := s.predict(ctx, c, r.hold)
+	came := c
+	came.perMinute = r.perMinute
+	again, err := s.predict(ctx, came, r.hold)
 	if err != nil {
 		return err
 	}
 	if c.slots == 0 { // another time of holding must not change the number of slots
 		again.Busy = again.Rate * r.hold.Seconds() / float64(p.Slots)
+	}
+	if m.store.store != nil {
+		p.CPU += p.CPUMore
 	}
 	t := sizingTable{out: stdout}
 	t.title(c, p.Slots, s.load)

@@ -12,9 +12,10 @@ import (
 // `go run ./integration/bench sizing` prints them again, and docs/sizing.md says
 // on what machine these were taken.
 const (
-	cpuPerCapsule = 2.5 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
-	cpuPerMiB     = 2.5 * float64(time.Millisecond) // and for each MiB
-	cpuPerPiece   = 25 * float64(time.Microsecond)  // and for each piece that has to be waited for, over a slow link
+	cpuPerCapsule = 3.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
+	cpuPerMiB     = 3.3 * float64(time.Millisecond) // and for each MiB
+	cpuPerPiece   = 60 * float64(time.Microsecond)  // and for each piece that has to be waited for, over a slow link
+	cpuOfRedis    = 1.7 * float64(time.Millisecond) // and for its calls, if several gateways share one
 	piece         = 4 << 10                         // the smallest that is usual: three packets
 
 	ramOfGateway  = 96 << 20  // of one that does nothing
@@ -118,13 +119,14 @@ type Sizing struct {
 	Gateways   int     `json:"gateways"`
 	ByCPU      int     `json:"gateways_for_cpu"`
 	ByLink     int     `json:"gateways_for_links"`
-	CPU        float64 `json:"cpu_per_capsule"` // seconds
-	CPUs       float64 `json:"cpus"`            // of all gateways together
-	Memory     int64   `json:"memory"`          // the option, of a gateway
-	Held       float64 `json:"memory_held"`     // in the mean, by all gateways together
-	RAM        int64   `json:"ram"`             // of a gateway with all its places and memory taken
-	RAMUsual   int64   `json:"ram_usual"`       // of a gateway with the load in the mean
-	Files      int     `json:"files"`           // open ones, in the same way
+	CPU        float64 `json:"cpu_per_capsule"`       // seconds
+	CPURedis   float64 `json:"cpu_per_capsule_redis"` // and as many more with shared and replay_guard in Redis
+	CPUs       float64 `json:"cpus"`                  // of all gateways together
+	Memory     int64   `json:"memory"`                // the option, of a gateway
+	Held       float64 `json:"memory_held"`           // in the mean, by all gateways together
+	RAM        int64   `json:"ram"`                   // of a gateway with all its places and memory taken
+	RAMUsual   int64   `json:"ram_usual"`             // of a gateway with the load in the mean
+	Files      int     `json:"files"`                 // open ones, in the same way
 	FilesUsual int     `json:"files_usual"`
 	Idle       float64 `json:"idle_connections"`
 
@@ -238,7 +240,11 @@ func sizeGateways(s *Sizing, d Demand) {
 		cpu += cpuPerPiece * float64(d.Capsule) / piece
 	}
 	s.CPU = cpu / float64(time.Second)
+	s.CPURedis = cpuOfRedis / float64(time.Second)
 	s.CPUs = s.Rate * s.CPU
+	if d.Gateways != 1 || d.Spare > 0 {
+		s.CPUs += s.Rate * s.CPURedis
+	}
 	s.FromClients = s.Rate * float64(d.Capsule) * wireOverhead
 	s.ToOz = s.FromClients
 	s.FromOz = s.Rate * float64(d.Answer) * wireOverhead

@@ -103,7 +103,7 @@ func (p *sizePrinter) queue(d Demand, s Sizing) {
 func (p *sizePrinter) gateways(d Demand, s Sizing) {
 	p.head("Gateways")
 	p.row("gateways", "%d + %d", "%d for links, %d for CPU", s.Gateways, d.Spare, s.ByLink, s.ByCPU)
-	p.row("CPU", "%.2f cores", "of all: rate × %s; cores half busy", s.CPUs, seconds(s.CPU))
+	p.row("CPU", "%.2f cores", "of all: rate × %s, and %s for Redis; cores half busy", s.CPUs, seconds(s.CPU), seconds(s.CPURedis))
 	p.row("memory of each", "%s", "(slots + queue) × capsule ÷ gateways; in the mean all hold %s", mib(s.Memory), mib(int64(s.Held)))
 	p.row("RAM of each", "%s", "at most: memory and half of it, %s a place, %s an idle connection; %s in the mean", mib(s.RAM),
 		humanize.IBytes(ramPerCapsule), humanize.IBytes(ramPerIdle), mib(s.RAMUsual))
