@@ -66,7 +66,7 @@ func TestSizeByLinks(t *testing.T) {
 	near(t, "gateways with 10 Gbit/s", float64(Size(d).Gateways), 1, 0)
 	d.Cores = 1
 	s = Size(d)
-	near(t, "cores", s.CPUs, 1e4/60*s.CPU, 0.001)
+	near(t, "cores", s.CPUs, 1e4/60*(s.CPU+s.CPURedis), 0.001)
 	near(t, "gateways of one core", float64(s.Gateways), math.Ceil(s.CPUs*2), 0)
 }
 
