@@ -67,7 +67,7 @@ type logLine struct {
 	Message string  `json:"msg"`
 	Time    float64 `json:"ts"`    // seconds since 1970
 	Queue   float64 `json:"queue"` // seconds
-	Oz      float64 `json:"oz"`    // seconds
+	AtOz    float64 `json:"oz"`    // seconds
 	Request struct {
 		Header http.Header `json:"headers"`
 	} `json:"request"`

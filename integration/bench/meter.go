@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/prometheus/procfs"
+	"github.com/redis/go-redis/v9"
 )
 
 // meter measures what a gateway uses, and what else there is on the machine.
 type meter struct {
 	gateway *gateway
-	store   *replayPart // its Redis, if there is one
+	server  *process      // its Redis, if there is one
+	store   *redis.Client // to ask it
 
 	from, to time.Time
 	cores    int
@@ -125,10 +127,10 @@ func (m *meter) now(ctx context.Context) (r reading, err error) {
 	if r.bench, err = cpuTime(os.Getpid()); err != nil {
 		return r, err
 	}
-	if r.machine, err = machineTime(); err != nil || m.store.store == nil {
+	if r.machine, err = machineTime(); err != nil || m.store == nil {
 		return r, err
 	}
-	if r.redis, err = cpuTime(m.store.redis.Process.Pid); err != nil {
+	if r.redis, err = cpuTime(m.server.pid()); err != nil {
 		return r, err
 	}
 	r.calls, r.stored, err = m.redis(ctx)
@@ -153,7 +155,7 @@ var (
 
 // redis returns how many scripts were called, which is all that a gateway does there, and how many bytes are stored.
 func (m *meter) redis(ctx context.Context) (calls, stored float64, err error) {
-	text, err := m.store.store.Info(ctx, "commandstats", "memory").Result()
+	text, err := m.store.Info(ctx, "commandstats", "memory").Result()
 	if err != nil {
 		return 0, 0, err
 	}

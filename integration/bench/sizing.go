@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
@@ -189,16 +190,18 @@ func (s *sizingRun) try(ctx context.Context, stdout io.Writer, c sizingCase) (er
 	if err != nil {
 		return err
 	}
-	store := new(replayPart) // for its Redis alone
+	m := new(meter)
 	address := ""
 	if c.redis && s.redis != "" {
 		if address, err = freeAddress(); err != nil {
 			return err
 		}
-		if err := store.startRedis(ctx, s.redis, s.dir, address); err != nil {
+		if m.server, err = startRedis(ctx, s.redis, s.dir, address); err != nil {
 			return err
 		}
-		defer func() { store.redis.Process.Kill(); store.redis.Wait() }() // it was killed
+		defer m.server.kill()
+		m.store = redis.NewClient(&redis.Options{Addr: address})
+		defer m.store.Close()
 	}
 	p, err := s.peer(ctx, c, address)
 	if err != nil {
@@ -210,7 +213,7 @@ func (s *sizingRun) try(ctx context.Context, stdout io.Writer, c sizingCase) (er
 	}
 	defer func() { err = errors.Join(err, g.stop(), backend.close()) }()
 
-	m := &meter{gateway: g, store: store}
+	m.gateway = g
 	warm := c.upload + c.analysis + time.Second
 	s.answered.Store(0)
 	s.line.Begin(progress.Phase{
@@ -311,12 +314,12 @@ func reckon(m *meter, slots int, answers []response, lines []logLine) (r measure
 	var held, hold float64
 	first, last := seconds(from), seconds(to)
 	for _, l := range lines {
-		if l.Oz == 0 {
+		if l.AtOz == 0 {
 			continue
 		}
-		held += max(0, min(last, l.Time)-max(first, l.Time-l.Oz))
+		held += max(0, min(last, l.Time)-max(first, l.Time-l.AtOz))
 		if l.Time > first && l.Time < last {
-			queued, hold = append(queued, l.Queue), hold+l.Oz
+			queued, hold = append(queued, l.Queue), hold+l.AtOz
 		}
 	}
 	if served == 0 || len(queued) == 0 {
@@ -370,7 +373,7 @@ func (s *sizingRun) report(ctx context.Context, stdout io.Writer, c sizingCase, 
 	if c.slots == 0 { // another time of holding must not change the number of slots
 		again.Busy = again.Rate * r.hold.Seconds() / float64(p.Slots)
 	}
-	if m.store.store != nil {
+	if m.store != nil {
 		p.CPU += p.CPUMore
 	}
 	t := sizingTable{out: stdout}
@@ -389,7 +392,7 @@ func (s *sizingRun) report(ctx context.Context, stdout io.Writer, c sizingCase, 
 	t.row("CPU per capsule", 1e3*p.CPU, 1e3*r.CPU, "ms of the gateway")
 	t.row("received", (p.Client+p.FromOz)/1e6, r.Client/1e6, "MB a second, less TCP and IP")
 	t.row("sent", (p.ToOz+p.ToApp)/1e6, r.ToOz/1e6, "MB a second, less TCP and IP")
-	if m.store.store != nil {
+	if m.store != nil {
 		t.row("calls of Redis", p.Shared+p.Replay, r.Shared, "a second, shared and replay_guard")
 		t.row("CPU of such a call", 1e6*p.Redis/(p.Shared+p.Replay), 1e6*m.redisCPU.Seconds()/m.redisCalls, "µs of Redis, in the mean of both")
 		t.row("memory of a claim", p.Claims/(p.Rate*15*60), m.redisBytes/(r.Rate*m.to.Sub(m.from).Seconds()), "bytes of Redis")

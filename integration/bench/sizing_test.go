@@ -13,7 +13,7 @@ import (
 func TestReckon(t *testing.T) {
 	m := &meter{from: at(10), to: at(20), gatewayCPU: 60 * time.Millisecond, held: 5, read: 100, written: 50}
 	answers := []response{servedAt(8, 9), servedAt(9, 11), servedAt(9, 15), servedAt(9, 19), servedAt(19, 21), refusedAt(12, time.Second)}
-	line := func(end, oz, queue float64) logLine { return logLine{Time: seconds(at(end)), Oz: oz, Queue: queue} }
+	line := func(end, oz, queue float64) logLine { return logLine{Time: seconds(at(end)), AtOz: oz, Queue: queue} }
 	lines := []logLine{line(9, 1, 9), line(11, 2, 0), line(15, 2, 0.1), line(19, 5, 0.2), line(21, 2, 9), {Time: seconds(at(12)), Queue: 9}}
 	r, err := reckon(m, 2, answers, lines)
 	if err != nil {
