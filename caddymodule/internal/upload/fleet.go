@@ -70,7 +70,7 @@ type fleet struct {
 
 	lease    time.Duration
 	lost     bool    // the store doesn't answer
-	cautious bool    // other gateways may use slots that the store doesn't know of
+	cautious bool    // others may use slots that the store doesn't know of
 	joins    bool    // the store doesn't know this gateway, or may not
 	whole    bool    // the next call tells all
 	over     []int64 // tickets that the store must forget
@@ -208,8 +208,10 @@ func (f *fleet) report() (r SlotReport, told []*ticket) {
 	defer l.mu.Unlock()
 	now := time.Now()
 	r = SlotReport{
-		Gateway: f.gateway, Life: gatewayLife.Milliseconds(), Whole: f.whole,
-		Joins: f.joins, Cautious: f.cautious, Slots: l.slots, Queue: l.queue, Share: l.slots, Lease: f.lease.Milliseconds(), Offer: offerLife.Milliseconds(), Silence: silence.Milliseconds(), Over: f.over,
+		Gateway: f.gateway, Joins: f.joins, Cautious: f.cautious, Whole: f.whole, Over: f.over,
+		Slots: l.slots, Queue: l.queue, Share: l.slots,
+		Life: gatewayLife.Milliseconds(), Silence: silence.Milliseconds(),
+		Lease: f.lease.Milliseconds(), Offer: offerLife.Milliseconds(),
 	}
 	if f.cautious {
 		r.Share, _ = f.share(l.slots, l.queue)
@@ -360,9 +362,9 @@ func (f *fleet) part(slots, queue int) (ownSlots, ownQueue int) {
 	return max(1, slots/gateways), max(min(queue, 1), queue/gateways)
 }
 
-// share returns the limits for a gateway that is alone or cautious. Until the leases of other
-// gateways have ended that held more than their part, it takes no more than what
-// was its own, or its part of what was free, or one.
+// share returns the limits for a gateway that is alone or cautious. Until the
+// leases of other gateways have ended that held more than their part, it takes no
+// more than what was its own, or its part of what was free, or one.
 func (f *fleet) share(slots, queue int) (ownSlots, ownQueue int) {
 	ownSlots, ownQueue = f.part(slots, queue)
 	if time.Now().Before(f.settled) {

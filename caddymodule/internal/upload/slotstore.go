@@ -15,14 +15,16 @@ type SlotStore interface {
 	// else may come of it. It has a second, by its context: what takes longer
 	// has failed, and may still have happened.
 	//
-	// In this order, the store forgets gateways that have not reported for their
-	// Life, with all that they have; leases older than Lease; and with a whole
-	// report all of this gateway that isn't in it. It takes over what the report
-	// says. It gives free slots to those that wait longest, of all gateways. What
-	// another gateway so gets it loses after Offer, unless it reports, and one that
-	// hasn't for Silence gets none. Then
-	// a newcomer gets a slot that is free if nobody waits, waits if fewer than
-	// Queue do, and is refused otherwise.
+	// In this order, the store
+	//   - forgets gateways that have not reported for their Life, with all that
+	//     they have; slots held for longer than Lease; and with a whole report all
+	//     of this gateway that isn't in it;
+	//   - takes over what the report says;
+	//   - gives free slots to those that wait longest, of all gateways. One that
+	//     hasn't reported for Silence gets none. What any other but this one gets is
+	//     an offer, which ends after Offer unless that one reports;
+	//   - has each newcomer take a slot that is still free, or wait if fewer than
+	//     Queue do, and refuses the others.
 	//
 	// When a cautious gateway joins, or the first one, the room is fresh for its
 	// Life: others may still be alone. Meanwhile only the one that reports gets
@@ -41,20 +43,20 @@ type SlotStore interface {
 // SlotReport is what a gateway tells a SlotStore. Its lists are what has changed,
 // or if it is whole, all there is.
 type SlotReport struct {
-	Gateway string `json:"gateway"`
-	Life    int64  `json:"life"`
-	Slots   int    `json:"slots"` // limits, over all gateways
-	Queue   int    `json:"queue"`
-	Share   int    `json:"share"`   // how many slots this one may have while the room is fresh
-	Lease   int64  `json:"lease"`   // how long a slot may be held
-	Offer   int64  `json:"offer"`   // how long one is kept for another gateway, until that one reports
-	Silence int64  `json:"silence"` // one that hasn't reported for so long gets none
+	Gateway  string `json:"gateway"`
+	Joins    bool   `json:"joins"`    // it isn't known, or may not be; the report is whole
+	Cautious bool   `json:"cautious"` // others may use slots that the store doesn't know of
+	Left     bool   `json:"left"`     // it is going away, and has nothing any more
+	Whole    bool   `json:"whole"`
 
-	Whole bool `json:"whole"`
-	Joins bool `json:"joins"` // it isn't known, or may not be: the report is whole
-	Left  bool `json:"left"`  // it is going away, and has nothing any more
+	Slots int `json:"slots"` // limits, over all gateways
+	Queue int `json:"queue"`
+	Share int `json:"share"` // how many slots this one may have while the room is fresh
 
-	Cautious bool `json:"cautious"` // others may use slots that the store doesn't know of
+	Life    int64 `json:"life"`    // how long a gateway is believed that says nothing
+	Silence int64 `json:"silence"` // after which such a gateway gets no slots any more
+	Lease   int64 `json:"lease"`   // how long a slot may be held
+	Offer   int64 `json:"offer"`   // how long one is kept for another gateway
 
 	Held    []SlotTicket `json:"held"`    // have a slot
 	Waiting []SlotTicket `json:"waiting"` // wait, and can't be refused any more
