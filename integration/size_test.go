@@ -14,7 +14,7 @@ func TestSizeCommand(t *testing.T) {
 	for _, args := range [][]string{{"--per-minute", "10000"}, {"--per-minute", "20", "--spare", "0"}} {
 		args = append([]string{"oz-instant", "size"}, args...)
 		printed := runCaddy(t, "", nil, args...)
-		config, err := adapt(t, ":80\noz_instant /verify https://oz.internal {\n"+printed.Out+"}")
+		config, err := adapt(t, ":80 {\noz_instant /verify https://oz.internal {\n"+printed.Out+"}\n}")
 		if err != nil || printed.Exit != 0 {
 			t.Fatalf("%v: exit %d, %v\n%s%s", args, printed.Exit, err, printed.Out, printed.Err)
 		}
