@@ -9,8 +9,8 @@ import (
 // What a capsule costs, measured. Those of the gateway are of the block that
 // Sizing prints with replay_guard and seal, over HTTP/2 with TLS and a new
 // connection for each capsule, as phones make them: the dearest way of all.
-// `go run ./integration/bench sizing` prints them again, and docs/sizing.md says
-// on what machine these were taken.
+// `go run ./integration/bench sizing` prints the totals that they were fitted to,
+// and docs/sizing.md says on what machine these were taken.
 const (
 	cpuPerCapsule = 3.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
 	cpuPerMiB     = 3.3 * float64(time.Millisecond) // and for each MiB
