@@ -16,7 +16,7 @@ import (
 
 // writeCertificate writes a certificate for 127.0.0.1 that signs itself, and its key, to a folder.
 func writeCertificate(dir string) (cert, key string, err error) {
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "cert.pem.key") // where HAProxy looks for it
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -15,7 +16,7 @@ import (
 // timeLimit bounds everything that should take no time.
 const timeLimit = 20 * time.Second
 
-// gateway is a running Caddy.
+// gateway is a running Caddy, or what one is compared with.
 type gateway struct {
 	*process
 	addr  string // of its site
@@ -38,27 +39,47 @@ func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAd
 
 // startGatewayAt is startGateway at an address that is known before. env is what the directives of p use.
 func startGatewayAt(ctx context.Context, binary, dir string, p peer, addr, admin string, env ...string) (*gateway, error) {
-	program, err := newProcess(dir, "gateway", binary, "run", "--config", "Caddyfile", "--adapter", "caddyfile")
+	path, arguments, err := p.command(binary)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(program.home, "Caddyfile"), []byte(p.caddyfile()), 0o600); err != nil {
+	process, err := newProcess(dir, "gateway", path, arguments...)
+	if err != nil {
 		return nil, err
 	}
-	g := &gateway{process: program, addr: addr, url: "http://" + addr, admin: admin}
-	if p.tls {
-		cert, key, err := writeCertificate(g.home)
-		if err != nil {
-			return nil, err
-		}
-		g.url = "https://" + g.addr
-		env = append(env, "CERT="+cert, "KEY="+key)
+	g := &gateway{process: process, addr: addr, url: "http://" + addr, admin: admin}
+	if p.protocol != h1 {
+		g.url = "https://" + addr
 	}
-	g.cmd.Env = append(append(g.cmd.Env, env...), "ADMIN="+g.admin, "SITE="+g.url)
+	cert, key, err := writeCertificate(g.home)
+	if err != nil {
+		return nil, err
+	}
+	g.cmd.Env = slices.Concat(g.cmd.Env, p.env, env, []string{"ADMIN=" + admin, "SITE=" + g.url, "CERT=" + cert, "KEY=" + key})
+	if err := p.configure(process, addr); err != nil {
+		return nil, err
+	}
 	if err := g.start(ctx, g.addr); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", p.name, err)
 	}
 	return g, nil
+}
+
+// command returns what runs p, if binary is Caddy.
+func (p peer) command(binary string) (path string, arguments []string, err error) {
+	if p.program == nil {
+		return binary, []string{"run", "--config", "Caddyfile", "--adapter", "caddyfile"}, nil
+	}
+	path, err = programPath(p.program.argv[0])
+	return path, p.program.argv[1:], err
+}
+
+// configure writes what a process is to run as p.
+func (p peer) configure(of *process, addr string) error {
+	if p.program != nil {
+		return p.program.configure(of, addr, p.protocol)
+	}
+	return os.WriteFile(filepath.Join(of.home, "Caddyfile"), []byte(p.caddyfile()), 0o600)
 }
 
 // Ports are taken from below the range that the kernel assigns by itself (from 32768 on Linux): no connection can occupy one

@@ -52,6 +52,8 @@ func (p protocol) client() *http.Client {
 // first bytes: to a replay guard each is new.
 type load struct {
 	url      string
+	status   int                         // that each capsule must be answered with
+	after    func(context.Context) error // what a client does next; nil: nothing
 	capsule  []byte
 	posted   atomic.Uint64
 	protocol protocol
@@ -59,7 +61,7 @@ type load struct {
 }
 
 func newLoad(gatewayURL string, capsule []byte, clients int, p protocol) *load {
-	l := &load{url: gatewayURL + verifyPath, capsule: capsule, protocol: p}
+	l := &load{url: gatewayURL + verifyPath, status: http.StatusOK, capsule: capsule, protocol: p}
 	for range clients {
 		l.clients = append(l.clients, p.client())
 	}
@@ -91,6 +93,23 @@ func (l *load) run(ctx context.Context, capsules int) error {
 	return context.Cause(ctx)
 }
 
+// exchanges has the first client post a number of capsules, one after the other, and returns what each took.
+func (l *load) exchanges(ctx context.Context, capsules int) (took []time.Duration, err error) {
+	for range capsules {
+		start := time.Now()
+		if err := l.post(ctx, l.clients[0]); err != nil {
+			return nil, err
+		}
+		if l.after != nil {
+			if err := l.after(ctx); err != nil {
+				return nil, err
+			}
+		}
+		took = append(took, time.Since(start))
+	}
+	return took, nil
+}
+
 func (l *load) post(ctx context.Context, client *http.Client) error {
 	stamp := binary.BigEndian.AppendUint64(nil, l.posted.Add(1))
 	stamp = stamp[:min(len(stamp), len(l.capsule))]
@@ -110,7 +129,10 @@ func (l *load) post(ctx context.Context, client *http.Client) error {
 	if err != nil {
 		return fmt.Errorf("reading the answer to a capsule: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return fmt.Errorf("reading the answer to a capsule: %w", err)
+	}
+	if resp.StatusCode != l.status {
 		return fmt.Errorf("a capsule was answered with %s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}
 	if resp.ProtoMajor != l.protocol.major() {

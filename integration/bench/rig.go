@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
@@ -27,14 +28,18 @@ type rig struct {
 
 // newRig starts binary as p. Its files are below dir.
 func newRig(ctx context.Context, binary, dir string, p peer, w workload) (*rig, error) {
-	p = p.overTLS(w.protocol != h1)
+	p = p.over(w.protocol)
 	backend, g, err := setUp(ctx, binary, dir, p, sandbox.Options{BestShotSize: w.bestShot, AcceptAny: true})
 	if err != nil {
 		return nil, err
 	}
 	capsule := make([]byte, w.size)
 	rand.Read(capsule) // it never fails
-	return &rig{p, backend, g, newLoad(g.url, capsule, w.clients, w.protocol)}, nil
+	l := newLoad(g.url, capsule, w.clients, w.protocol)
+	if p.oneHop {
+		l.status = http.StatusCreated // Oz's
+	}
+	return &rig{p, backend, g, l}, nil
 }
 
 // setUp starts a gateway and its upstreams.
@@ -52,11 +57,15 @@ func setUp(ctx context.Context, binary, dir string, p peer, o sandbox.Options) (
 
 // run sends a number of capsules through the gateway and makes sure that all the work was done.
 func (r *rig) run(ctx context.Context, capsules int) error {
-	err := r.load.run(ctx, capsules)
-	if err == nil {
-		err = r.backend.settle(ctx, capsules, int64(len(r.load.capsule)))
+	if err := r.load.run(ctx, capsules); err != nil {
+		return fmt.Errorf("%s: %w", r.peer.name, err)
 	}
-	if err != nil {
+	return r.settle(ctx, capsules)
+}
+
+// settle makes sure that a number of capsules that was sent has been worked on.
+func (r *rig) settle(ctx context.Context, capsules int) error {
+	if err := r.backend.settle(ctx, capsules, int64(len(r.load.capsule))); err != nil {
 		return fmt.Errorf("%s: %w", r.peer.name, err)
 	}
 	return nil

@@ -175,7 +175,7 @@ func (s *sizingRun) peer(ctx context.Context, c sizingCase, redis string) (peer,
 		guard = "redis redis://" + redis
 		block = strings.TrimSuffix(strings.TrimSpace(block), "}") + "\tshared " + guard + "\n}"
 	}
-	return peer{name: ozInstant.name, decides: true, tls: true, directives: `
+	return peer{name: ozInstant.name, decides: true, protocol: h2TLS, directives: `
 	oz_instant ` + verifyPath + ` http://{$OZ} {
 		seal {
 			audience app

@@ -6,23 +6,59 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// cpuTime returns the CPU time that a process has used so far, in user mode and in the kernel, all of its threads together. The
-// kernel reports it in ticks of 10 ms: only the difference over a long window means anything.
-func cpuTime(pid int) (time.Duration, error) {
-	p, err := procfs.NewProc(pid)
-	if err != nil {
-		return 0, err
-	}
-	stat, err := p.Stat()
-	return time.Duration(stat.CPUTime() * float64(time.Second)), err
+// cpuTime returns the CPU time that a process and its children have used so far, in user mode and in the kernel, all of their threads
+// together.
+func cpuTime(pid int) (total time.Duration, err error) {
+	err = overProcesses(pid, func(p procfs.Proc) error {
+		used, err := processClock(p.PID)
+		total += used
+		return err
+	})
+	return total, err
 }
 
-// peakMemory returns the most bytes that a process has had resident at any time since it began.
-func peakMemory(pid int) (int64, error) {
+// peakMemory returns the most bytes that a process has had resident at any time since it began, and adds what each of its children
+// had. What they share counts once for each.
+func peakMemory(pid int) (total int64, err error) {
+	err = overProcesses(pid, func(p procfs.Proc) error {
+		status, err := p.NewStatus()
+		total += int64(status.VmHWM)
+		return err
+	})
+	return total, err
+}
+
+// written returns how many bytes a process and its children have written to files of a disk, whether or not they have arrived there.
+func written(pid int) (total int64, err error) {
+	err = overProcesses(pid, func(p procfs.Proc) error {
+		io, err := p.IO()
+		total += int64(io.WriteBytes)
+		return err
+	})
+	return total, err
+}
+
+// overProcesses calls f for a process and its children, which are those of a server with workers.
+func overProcesses(pid int, f func(procfs.Proc) error) error {
 	p, err := procfs.NewProc(pid)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	status, err := p.NewStatus()
-	return int64(status.VmHWM), err
+	if err := f(p); err != nil {
+		return err
+	}
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		stat, err := other.Stat()
+		if err != nil || stat.PPID != pid { // one that has ended in the meantime is nobody's
+			continue
+		}
+		if err := f(other); err != nil {
+			return err
+		}
+	}
+	return nil
 }
