@@ -21,6 +21,8 @@ type process struct {
 	home    string
 	logFile string
 	ended   chan struct{} // closed when it has ended
+
+	diesOfSignals bool // of SIGTERM, once it has done what that asks for: a clean end has no exit status
 }
 
 // newProcess returns a program that is to run in a new folder below dir.
@@ -68,7 +70,8 @@ func (p *process) stop() error {
 	case <-time.After(timeLimit):
 		p.kill()
 	}
-	if p.cmd.ProcessState.Success() {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if p.cmd.ProcessState.Success() || ok && p.diesOfSignals && status.Signal() == syscall.SIGTERM {
 		return nil
 	}
 	return fmt.Errorf("the %s ended with %v; its log ends with\n%s", p.name, p.cmd.ProcessState, p.lastLines(10))

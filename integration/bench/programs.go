@@ -17,6 +17,8 @@ type program struct {
 	argv    []string            // may use settings, too
 	listen  map[protocol]string // what comes after the address to listen on
 	setting string              // one more, as NAME=value
+
+	diesOfSignals bool // of SIGTERM
 }
 
 // configure fills in the configuration, writes it to the home of a process, and fills in what that is started with.
@@ -47,6 +49,7 @@ func (p *program) configure(of *process, addr string, over protocol) error {
 	for i, arg := range of.cmd.Args {
 		of.cmd.Args[i] = fill(arg, settings)
 	}
+	of.diesOfSignals = p.diesOfSignals
 	return openTo(of.home)
 }
 
@@ -135,7 +138,8 @@ func contenders() []contender {
 		{
 			peer: peer{name: "HAProxy", oneHop: true, program: &program{
 				folder: "haproxy", argv: []string{"haproxy", "-db", "-f", "{$HOME}/haproxy.cfg"},
-				listen: map[protocol]string{h1TLS: " ssl crt {$CERT} alpn http/1.1", h2TLS: " ssl crt {$CERT} alpn h2"},
+				diesOfSignals: true,
+				listen:        map[protocol]string{h1TLS: " ssl crt {$CERT} alpn http/1.1", h2TLS: " ssl crt {$CERT} alpn h2"},
 			}},
 			needs: []string{"haproxy"},
 		},

@@ -8,12 +8,13 @@ import {pipeline} from 'node:stream/promises';
 import express from 'express';
 import {Pool} from 'undici';
 
-const {OZ, APP, LISTEN, SITE, CERT, KEY} = process.env;
+const {OZ, APP, SITE, CERT, KEY} = process.env;
 const oz = new Pool(`http://${OZ}`), app = new Pool(`http://${APP}`);
 const site = express();
 site.disable('x-powered-by');
 
 site.post('/verify', async (req, res) => {
+  const client = req.ip; // not there any more when the capsule has been read
   const headers = {'Content-Type': 'application/octet-stream'};
   if (req.headers['content-length']) headers['Content-Length'] = req.headers['content-length'];
   // reset: no connection to Oz is kept, as this module and the other peers have it.
@@ -28,7 +29,7 @@ site.post('/verify', async (req, res) => {
   const reply = await app.request({
     method: 'POST', path: req.originalUrl, body: JSON.stringify(folder),
     headers: {
-      Host: req.headers.host, 'X-Forwarded-For': req.socket.remoteAddress, 'Content-Type': 'application/json',
+      Host: req.headers.host, 'X-Forwarded-For': client, 'Content-Type': 'application/json',
       'X-Oz-Decision': decision, 'X-Oz-Folder-Id': folder.folder_id,
     },
   });
@@ -60,6 +61,6 @@ function dropBestShots(folder) {
 const server = SITE.startsWith('https:')
   ? https.createServer({cert: fs.readFileSync(CERT), key: fs.readFileSync(KEY)}, site)
   : http.createServer(site);
-const [host, port] = LISTEN.split(':');
-server.listen(Number(port), host);
+const {hostname, port} = new URL(SITE);
+server.listen(port, hostname);
 process.on('SIGTERM', () => process.exit(0));
