@@ -206,7 +206,7 @@ func (c *peerComparison) measureExchanges(ctx context.Context, cell *cell, done 
 			err = errors.Join(err, r.close())
 		}
 	}()
-	warmUp := max(c.capsules/2, 1)
+	warmUp := 2 * c.capsules // two of them compile what they run often
 	for _, row := range cell.rows {
 		r, err := newRig(ctx, c.binary, c.dir, row.peer, w)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
@@ -13,10 +14,10 @@ import (
 // program is what a peer runs instead of Caddy. Its configuration is the files of a folder below peers/, with the settings of its
 // environment in the place of {$NAME}.
 type program struct {
-	folder  string
-	argv    []string            // may use settings, too
-	listen  map[protocol]string // what comes after the address to listen on
-	setting string              // one more, as NAME=value
+	folder   string
+	argv     []string            // may use settings, too
+	listen   map[protocol]string // what comes after the address to listen on
+	settings []string            // more of them, each as NAME=value
 
 	diesOfSignals bool // of SIGTERM
 }
@@ -28,7 +29,7 @@ func (p *program) configure(of *process, addr string, over protocol) error {
 		return err
 	}
 	folder := filepath.Join(root, "integration", "bench", "peers", p.folder)
-	settings := append([]string{"PEER=" + folder, p.setting}, of.cmd.Env...)
+	settings := slices.Concat([]string{"PEER=" + folder}, p.settings, of.cmd.Env)
 	settings = append(settings, "LISTEN="+addr+fill(p.listen[over], settings))
 	files, err := os.ReadDir(folder)
 	if err != nil {
@@ -89,20 +90,15 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func nginx(folder, setting string, module string) contender {
+func nginx(name, folder, module string, settings ...string) contender {
 	return contender{
-		peer: peer{decides: true, program: &program{
-			folder: folder, setting: setting,
+		peer: peer{name: name, decides: true, program: &program{
+			folder: folder, settings: settings,
 			argv:   []string{"nginx", "-e", "stderr", "-p", "{$HOME}", "-c", "{$HOME}/nginx.conf"},
 			listen: map[protocol]string{h1TLS: " ssl", h2TLS: " ssl http2"},
 		}},
 		needs: []string{"nginx", "/usr/lib/nginx/modules/" + module}, readsJSON: true,
 	}
-}
-
-func (c contender) named(name string) contender {
-	c.name = name
-	return c
 }
 
 // contender is a peer in the table of bench peers.
@@ -122,14 +118,15 @@ var oneCore = []string{"GOMAXPROCS=1"}
 func contenders() []contender {
 	ours, receiving, unreading := ozInstant, plainReceiving, plainUnreading
 	ours.env, receiving.env, unreading.env = oneCore, oneCore, oneCore
-	onDisk := nginx("njs", "BODY_BUFFER=16k", "ngx_http_js_module.so").named("nginx + njs, on disk")
-	onDisk.disk = true
+	njs := nginx("nginx + njs", "njs", "ngx_http_js_module.so", "BODY_BUFFER=16k", "CUT_FIRST=false")
+	njs.disk = true
 	return []contender{
 		{peer: ours, readsJSON: true},
 		{peer: receiving, light: &unreading},
-		onDisk,
-		nginx("njs", "BODY_BUFFER=64m", "ngx_http_js_module.so").named("nginx + njs, in memory"),
-		nginx("lua", "", "ngx_http_lua_module.so").named("nginx + Lua"),
+		njs,
+		nginx("nginx + njs, tuned", "njs", "ngx_http_js_module.so", "BODY_BUFFER=64m", "CUT_FIRST=true"),
+		nginx("nginx + Lua", "lua", "ngx_http_lua_module.so", "CUT_FIRST=false"),
+		nginx("nginx + Lua, tuned", "lua", "ngx_http_lua_module.so", "CUT_FIRST=true"),
 		{
 			peer: peer{name: "Express", decides: true, program: &program{
 				folder: "express", argv: []string{"node", "{$PEER}/server.js"}}, env: []string{"NODE_ENV=production"}},

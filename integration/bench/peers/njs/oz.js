@@ -1,3 +1,6 @@
+// Whether to cut best shots from the text before it is parsed, which is quicker than to parse and then delete them.
+const cutFirst = {$CUT_FIRST};
+
 // Sends a capsule to Oz, decides, and hands the folder without its best shot on to the app.
 async function verify(r) {
 	if (r.method !== 'POST') {
@@ -12,7 +15,7 @@ async function verify(r) {
 	}
 	let folder;
 	try {
-		folder = JSON.parse(answer.responseText);
+		folder = JSON.parse(cutFirst ? withoutBestShots(answer.responseText) : answer.responseText);
 	} catch (e) {
 		r.error('oz answered with no JSON');
 		r.return(502);
@@ -39,6 +42,12 @@ function dropBestShots(folder) {
 	(folder.analyses || []).forEach((analysis) =>
 		(analysis.results_media || []).forEach((media) =>
 			(media.output_images || []).forEach((image) => { delete image.image_b64; })));
+}
+
+// The name in quotes is nowhere but at a member: inside a string they would be escaped. Base64 has no quotes. indexOf, which compares
+// at each place, takes njs three times as long.
+function withoutBestShots(text) {
+	return text.replace(/("image_b64"\s*:\s*")[^"]*/g, '$1');
 }
 
 export default {verify};
