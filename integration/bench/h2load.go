@@ -95,7 +95,7 @@ var (
 	h2loadSucceeded = regexp.MustCompile(`(?m)^requests: .* (\d+) succeeded`)
 )
 
-// h2load posts the capsule that many times. That all were answered with success, and reached Oz and the app, is part of the figure.
+// h2load posts the capsule that many times. That all of it reached Oz and the app is part of the figure.
 func h2load(ctx context.Context, path string, r *rig, capsule string, capsules int) (float64, error) {
 	cmd := exec.CommandContext(ctx, path, "-n", strconv.Itoa(capsules), "-c", strconv.Itoa(checkClients), "-m", "1", "-d", capsule,
 		"-H", "Content-Type: application/octet-stream", r.load.url)
@@ -103,19 +103,27 @@ func h2load(ctx context.Context, path string, r *rig, capsule string, capsules i
 	if err != nil {
 		return 0, fmt.Errorf("%w\n%s", err, said)
 	}
-	rate, succeeded := h2loadRate.FindSubmatch(said), h2loadSucceeded.FindSubmatch(said)
-	if rate == nil || succeeded == nil || string(succeeded[1]) != strconv.Itoa(capsules) {
-		return 0, fmt.Errorf("%s: not %d answers with success\n%s", r.peer.name, capsules, said)
+	perSecond, err := readH2load(string(said), capsules)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", r.peer.name, err)
 	}
-	perSecond, err := strconv.ParseFloat(string(rate[1]), 64)
-	return perSecond, errors.Join(err, r.settle(ctx, capsules))
+	return perSecond, r.settle(ctx, capsules)
+}
+
+// readH2load returns how many requests a second h2load says it made, if it says that all of them were answered with success.
+func readH2load(said string, requests int) (float64, error) {
+	rate, succeeded := h2loadRate.FindStringSubmatch(said), h2loadSucceeded.FindStringSubmatch(said)
+	if rate == nil || succeeded == nil || succeeded[1] != strconv.Itoa(requests) {
+		return 0, fmt.Errorf("not %d answers with success\n%s", requests, said)
+	}
+	return strconv.ParseFloat(rate[1], 64)
 }
 
 func printChecks(out io.Writer, checks []h2loadCheck) {
 	fmt.Fprintf(out, "\ncapsules of 2MiB a second, HTTP/2 over TLS, %d clients, %d rounds of %d capsules\n",
 		checkClients, len(checks[0].own), checkCapsules)
-	fmt.Fprintf(out, "  %-23s %26s  %26s\n", "", "bench's own clients", "h2load")
+	fmt.Fprintf(out, "  %-18s %-24s %s\n", "", "bench's own clients", "h2load")
 	for _, c := range checks {
-		fmt.Fprintf(out, "  %-23s %26s  %26s\n", c.name, within(c.own), within(c.other))
+		fmt.Fprintf(out, "  %-18s %-24s %s\n", c.name, within(c.own), within(c.other))
 	}
 }

@@ -1,14 +1,15 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/procfs"
@@ -18,7 +19,7 @@ import (
 
 func (c *peerComparison) print(out io.Writer, all []contender, cells []cell, checks []h2loadCheck) {
 	fmt.Fprintf(out, "%s%s\n%s\n", conditions(c.binary), processor(), strings.Join(peerVersions(all), ", "))
-	fmt.Fprintf(out, "best shot of %d characters; CPU and latency: one client, %d rounds of %d capsules; memory: %d capsules at once, %d rounds\n",
+	fmt.Fprintf(out, "best shot of %d characters; CPU and latency: one client, %d rounds of %d capsules; memory: %d clients, %d rounds\n",
 		int64(c.bestShot), c.rounds, c.capsules, c.memoryClients, c.memoryRounds)
 	for _, cell := range cells {
 		cell.print(out)
@@ -29,18 +30,18 @@ func (c *peerComparison) print(out io.Writer, all []contender, cells []cell, che
 }
 
 func (c cell) print(out io.Writer) {
+	const columns = "  %-18s %4s %4s %4s %7s %-18s %6s %-18s %-20s %s\n"
 	fmt.Fprintf(out, "\n%s\n", c.title())
-	fmt.Fprintf(out, "  %-23s %4s %4s %4s  %7s %22s  %7s %22s  %21s  %21s\n",
-		"", "JSON", "disk", "hops", "CPU ms", "of oz_instant's", "MiB", "of oz_instant's", "added p50, ms", "added p99, ms")
+	fmt.Fprintf(out, columns, "", "JSON", "disk", "hops", "CPU ms", "ratio", "MiB", "ratio", "added p50, ms", "added p99, ms")
 	ours := c.rows[0]
 	for _, r := range c.rows {
-		fmt.Fprintf(out, "  %-23s %4s %4s %4d  %7.2f %22s  %7.1f %22s  %21s  %21s\n",
-			r.name, yesNo(r.readsJSON), yesNo(r.disk), r.hops(),
-			summarize(r.cpu).median, within(r.ratios(r.cpu, ours.cpu)), summarize(r.memory).median, within(r.ratios(r.memory, ours.memory)),
-			within(r.p50), within(r.p99))
+		fmt.Fprintf(out, columns, r.name, yesNo(r.readsJSON), yesNo(r.disk), strconv.Itoa(r.hops()),
+			fmt.Sprintf("%.2f", summarize(r.cpu).median), within(r.ratios(r.cpu, ours.cpu)),
+			fmt.Sprintf("%.1f", summarize(r.memory).median), within(r.ratios(r.memory, ours.memory)), within(r.p50), within(r.p99))
 	}
-	fmt.Fprintf(out, "  less CPU, of those that read the JSON: %s; less memory, of those that touch no disk: %s\n",
-		c.less(func(r row) []float64 { return r.cpu }, func(r row) bool { return r.readsJSON }),
+	fmt.Fprintf(out, "  less CPU, of those that read the JSON: %s\n",
+		c.less(func(r row) []float64 { return r.cpu }, func(r row) bool { return r.readsJSON }))
+	fmt.Fprintf(out, "  less memory, of those that touch no disk: %s\n",
 		c.less(func(r row) []float64 { return r.memory }, func(r row) bool { return !r.disk }))
 }
 
@@ -60,13 +61,16 @@ func (c cell) less(figures func(row) []float64, counts func(row) bool) string {
 	if len(names) == 0 {
 		return "none"
 	}
-	return strings.Join(names, "; ")
+	return strings.Join(names, " and ")
 }
 
-// within writes a median and its interval.
+// within writes a median and its interval, if there are enough figures for one.
 func within(figures []float64) string {
 	s := summarize(figures)
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.median, s.low, s.high)
+	if math.IsInf(s.high, 1) {
+		return fmt.Sprintf("%.2f", s.median)
+	}
+	return fmt.Sprintf("%.2f [%.2f, %.2f]", s.median, s.low, s.high)
 }
 
 // processor is for the reader, as are the versions: what can't tell its own was measured all the same.
@@ -97,28 +101,24 @@ func versionOf(name string, args ...string) string {
 	return "of unknown version"
 }
 
+// peerVersions returns the versions of what contenders run, but for Caddy's, each once.
 func peerVersions(all []contender) (versions []string) {
-	add := func(name, version string) { versions = append(versions, name+" "+version) }
 	for _, c := range all {
 		if c.program == nil {
 			continue
 		}
 		switch c.program.folder {
 		case "njs":
-			if !strings.Contains(strings.Join(versions, " "), "njs") {
-				add("nginx", versionOf("nginx", "-v"))
-				add("njs", packageVersion("libnginx-mod-http-js"))
-			}
+			versions = append(versions, "nginx "+versionOf("nginx", "-v"), "njs "+packageVersion("libnginx-mod-http-js"))
 		case "lua":
-			add("Lua module of nginx", packageVersion("libnginx-mod-http-lua"))
+			versions = append(versions, "nginx's Lua module "+packageVersion("libnginx-mod-http-lua"))
 		case "express":
-			add("Node.js", versionOf("node", "--version"))
-			add("Express", expressVersion())
+			versions = append(versions, "Node.js "+versionOf("node", "--version"), "Express "+expressVersion())
 		case "haproxy":
-			add("HAProxy", versionOf("haproxy", "-v"))
+			versions = append(versions, "HAProxy "+versionOf("haproxy", "-v"))
 		}
 	}
-	return versions
+	return slices.Compact(slices.Sorted(slices.Values(versions)))
 }
 
 func packageVersion(name string) string {
@@ -134,9 +134,5 @@ func expressVersion() string {
 	if err != nil {
 		return "of unknown version"
 	}
-	var p struct{ Version string }
-	if json.NewDecoder(bytes.NewReader(text)).Decode(&p) != nil {
-		return "of unknown version"
-	}
-	return p.Version
+	return string(versionNumber.Find(regexp.MustCompile(`"version": "[^"]*"`).Find(text)))
 }

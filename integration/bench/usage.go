@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -56,7 +57,7 @@ func overProcesses(pid int, f func(procfs.Proc) error) error {
 		if err != nil || stat.PPID != pid { // one that has ended in the meantime is nobody's
 			continue
 		}
-		if err := f(other); err != nil {
+		if err := f(other); err != nil && exists("/proc/"+strconv.Itoa(other.PID)) {
 			return err
 		}
 	}
