@@ -58,8 +58,8 @@ app. Their configurations are in integration/bench/peers. On Debian, what they n
 	flags.StringSliceVar(&c.sizes, "sizes", peerSizes, "`sizes` of capsules")
 	flags.StringSliceVar(&c.protocols, "protocols", []string{"h1", "h1-tls", "h2-tls"}, "`names` of protocols that clients use")
 	flags.Var(&c.bestShot, "best-shot", "length of the best shot in Oz's answer, in base64")
-	flags.IntVar(&c.rounds, "rounds", 12, "CPU and latency: measurements of each peer")
-	flags.IntVar(&c.capsules, "capsules", 60, "CPU and latency: capsules in one measurement, one after the other")
+	flags.IntVar(&c.rounds, "rounds", 8, "CPU and latency: measurements of each peer")
+	flags.IntVar(&c.capsules, "capsules", 60, "CPU and latency: capsules in one measurement, one after the other; a third as many of more than 4 MiB")
 	flags.IntVar(&c.memoryRounds, "memory-rounds", 6, "memory: measurements of each peer, each with a fresh process")
 	flags.IntVar(&c.memoryClients, "memory-clients", 64, "memory: capsules at once")
 	flags.IntVar(&c.checkRounds, "check-rounds", 6, "h2load: measurements of each peer; 0 for none")
@@ -154,6 +154,7 @@ type cell struct {
 	size     sandbox.Size
 	protocol protocol
 	rows     []row
+	direct   [][]time.Duration // exchanges without a gateway, of each round
 }
 
 func (c cell) title() string { return fmt.Sprintf("capsules of %s, %s", c.size.String(), c.protocol) }
@@ -161,9 +162,9 @@ func (c cell) title() string { return fmt.Sprintf("capsules of %s, %s", c.size.S
 // row is what one contender needs for a capsule, a figure a round.
 type row struct {
 	contender
-	cpu      []float64 // ms
-	p50, p99 []float64 // ms, added
-	memory   []float64 // MiB
+	cpu    []float64         // ms
+	took   [][]time.Duration // exchanges
+	memory []float64         // MiB
 }
 
 func (c *peerComparison) measureCell(ctx context.Context, cell *cell) error {
@@ -206,7 +207,8 @@ func (c *peerComparison) measureExchanges(ctx context.Context, cell *cell, done 
 			err = errors.Join(err, r.close())
 		}
 	}()
-	warmUp := 2 * c.capsules // two of them compile what they run often
+	capsules := c.capsulesOf(*cell)
+	warmUp := 2 * capsules // two of them compile what they run often
 	for _, row := range cell.rows {
 		r, err := newRig(ctx, c.binary, c.dir, row.peer, w)
 		if err != nil {
@@ -221,13 +223,14 @@ func (c *peerComparison) measureExchanges(ctx context.Context, cell *cell, done 
 		return err
 	}
 	for round := range c.rounds {
-		direct, err := way.exchanges(ctx, c.capsules)
+		direct, err := way.exchanges(ctx, capsules)
 		if err != nil {
 			return err
 		}
+		cell.direct = append(cell.direct, direct)
 		for i := range rigs {
 			turn := (round + i) % len(rigs)
-			if err := cell.rows[turn].exchanges(ctx, rigs[turn], c.capsules, direct); err != nil {
+			if err := cell.rows[turn].exchanges(ctx, rigs[turn], capsules); err != nil {
 				return err
 			}
 		}
@@ -236,7 +239,7 @@ func (c *peerComparison) measureExchanges(ctx context.Context, cell *cell, done 
 	return nil
 }
 
-func (row *row) exchanges(ctx context.Context, r *rig, capsules int, direct []time.Duration) error {
+func (row *row) exchanges(ctx context.Context, r *rig, capsules int) error {
 	before, err := cpuTime(r.gateway.pid())
 	if err != nil {
 		return err
@@ -253,17 +256,18 @@ func (row *row) exchanges(ctx context.Context, r *rig, capsules int, direct []ti
 		return err
 	}
 	row.cpu = append(row.cpu, milliseconds(after-before)/float64(capsules))
-	row.p50 = append(row.p50, milliseconds(quantile(took, 0.5)-quantile(direct, 0.5)))
-	row.p99 = append(row.p99, milliseconds(quantile(took, 0.99)-quantile(direct, 0.99)))
+	row.took = append(row.took, took)
 	return nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// quantile returns the smallest of some durations that a share q of them don't exceed. It sorts them.
-func quantile(of []time.Duration, q float64) time.Duration {
-	slices.Sort(of)
-	return of[min(int(q*float64(len(of))), len(of)-1)]
+// capsulesOf returns how many capsules a measurement takes: fewer if they are large.
+func (c *peerComparison) capsulesOf(cell cell) int {
+	if cell.size > 4<<20 {
+		return (c.capsules + 2) / 3
+	}
+	return c.capsules
 }
 
 // peak returns the most memory that a fresh peer needs for as many capsules at once as there are clients.

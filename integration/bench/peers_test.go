@@ -92,7 +92,7 @@ func TestPeersTable(t *testing.T) {
 		r := row{contender: contender{peer: peer{name: name}, readsJSON: true}}
 		for range 6 {
 			r.cpu, r.memory = append(r.cpu, cpu), append(r.memory, memory)
-			r.p50, r.p99 = append(r.p50, 0.5), append(r.p99, -0.25)
+			r.took = append(r.took, []time.Duration{2500 * time.Microsecond, 5 * time.Millisecond})
 		}
 		return r
 	}
@@ -100,16 +100,19 @@ func TestPeersTable(t *testing.T) {
 	unread.readsJSON, unread.oneHop, onDisk.disk = false, true, true
 	unsure.cpu[0], unsure.memory[0] = 2.5, 21 // the interval reaches over 1
 	c := cell{size: 2 << 20, protocol: h2TLS, rows: []row{of("oz_instant", 2, 20), quicker, unread, onDisk, unsure}}
+	for range 6 {
+		c.direct = append(c.direct, []time.Duration{time.Millisecond, 5250 * time.Microsecond})
+	}
 	var out strings.Builder
 	c.print(&out)
 	const want = `
 capsules of 2MiB, HTTP/2 over TLS
                      JSON disk hops  CPU ms ratio                 MiB ratio              added p50, ms        added p99, ms
-  oz_instant          yes   no    2    2.00 1.00 [1.00, 1.00]    20.0 1.00 [1.00, 1.00]  0.50 [0.50, 0.50]    -0.25 [-0.25, -0.25]
-  quicker             yes   no    2    1.00 0.50 [0.50, 0.50]    40.0 2.00 [2.00, 2.00]  0.50 [0.50, 0.50]    -0.25 [-0.25, -0.25]
-  unread               no   no    1    0.50 0.25 [0.25, 0.25]    10.0 0.50 [0.50, 0.50]  0.50 [0.50, 0.50]    -0.25 [-0.25, -0.25]
-  on disk             yes  yes    2    4.00 2.00 [2.00, 2.00]     5.0 0.25 [0.25, 0.25]  0.50 [0.50, 0.50]    -0.25 [-0.25, -0.25]
-  unsure              yes   no    2    1.50 0.75 [0.75, 1.25]    19.0 0.95 [0.95, 1.05]  0.50 [0.50, 0.50]    -0.25 [-0.25, -0.25]
+  oz_instant          yes   no    2    2.00 1.00 [1.00, 1.00]    20.0 1.00 [1.00, 1.00]  -0.25 [-0.25, -0.25] -0.25 [-0.25, -0.25]
+  quicker             yes   no    2    1.00 0.50 [0.50, 0.50]    40.0 2.00 [2.00, 2.00]  -0.25 [-0.25, -0.25] -0.25 [-0.25, -0.25]
+  unread               no   no    1    0.50 0.25 [0.25, 0.25]    10.0 0.50 [0.50, 0.50]  -0.25 [-0.25, -0.25] -0.25 [-0.25, -0.25]
+  on disk             yes  yes    2    4.00 2.00 [2.00, 2.00]     5.0 0.25 [0.25, 0.25]  -0.25 [-0.25, -0.25] -0.25 [-0.25, -0.25]
+  unsure              yes   no    2    1.50 0.75 [0.75, 1.25]    19.0 0.95 [0.95, 1.05]  -0.25 [-0.25, -0.25] -0.25 [-0.25, -0.25]
   less CPU, of those that read the JSON: quicker
   less memory, of those that touch no disk: unread
 `

@@ -19,8 +19,8 @@ import (
 
 func (c *peerComparison) print(out io.Writer, all []contender, cells []cell, checks []h2loadCheck) {
 	fmt.Fprintf(out, "%s%s\n%s\n", conditions(c.binary), processor(), strings.Join(peerVersions(all), ", "))
-	fmt.Fprintf(out, "best shot of %d characters; CPU and latency: one client, %d rounds of %d capsules; memory: %d clients, %d rounds\n",
-		int64(c.bestShot), c.rounds, c.capsules, c.memoryClients, c.memoryRounds)
+	fmt.Fprintf(out, "best shot of %d characters; CPU and latency: one client, %d rounds of %d capsules (of 10 MiB: %d); memory: %d clients, %d rounds\n",
+		int64(c.bestShot), c.rounds, c.capsules, c.capsulesOf(cell{size: 10 << 20}), c.memoryClients, c.memoryRounds)
 	for _, cell := range cells {
 		cell.print(out)
 	}
@@ -37,7 +37,7 @@ func (c cell) print(out io.Writer) {
 	for _, r := range c.rows {
 		fmt.Fprintf(out, columns, r.name, yesNo(r.readsJSON), yesNo(r.disk), strconv.Itoa(r.hops()),
 			fmt.Sprintf("%.2f", summarize(r.cpu).median), within(r.ratios(r.cpu, ours.cpu)),
-			fmt.Sprintf("%.1f", summarize(r.memory).median), within(r.ratios(r.memory, ours.memory)), within(r.p50), within(r.p99))
+			fmt.Sprintf("%.1f", summarize(r.memory).median), within(r.ratios(r.memory, ours.memory)), c.added(r, 0.5), c.added(r, 0.99))
 	}
 	fmt.Fprintf(out, "  less CPU, of those that read the JSON: %s\n",
 		c.less(func(r row) []float64 { return r.cpu }, func(r row) bool { return r.readsJSON }))
