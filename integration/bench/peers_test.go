@@ -105,6 +105,7 @@ func TestPeersTable(t *testing.T) {
 	}
 	var out strings.Builder
 	c.print(&out)
+	//nolint:dupword // it is a table
 	const want = `
 capsules of 2MiB, HTTP/2 over TLS
                      JSON disk hops  CPU ms ratio                 MiB ratio              added p50, ms        added p99, ms
