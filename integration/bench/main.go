@@ -7,7 +7,7 @@
 //	bench sizing    [flags]       loads up to 10,000 capsules a minute: what caddy oz-instant size predicts, beside what is measured
 //	bench replay    [flags]       each capsule to two gateways with one Redis at the same instant: does it count once
 //	bench soak      [flags]       everything that can go wrong, for as long as you like: is every capsule accounted for
-//	bench fleet     [flags]         three gateways, three Oz and a Redis, killed one after the other: the same, and is Oz kept busy
+//	bench fleet     [flags]       three gateways, three Oz and a Redis, killed one after the other: the same, and is Oz kept busy
 //
 // Each has --help.
 //
