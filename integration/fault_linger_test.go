@@ -231,23 +231,26 @@ func TestUnreadBodyCostsNobodyItsAnswer(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t)
 	file := fileOf(t, make([]byte, 8<<20))
-	sideBySide(t, withRuby(), func(t *testing.T, name string, write writer) {
-		times := 1
-		if strings.HasPrefix(name, "curl h2") {
-			times = 2 // it loses one in a few
-		}
-		if status, body, err := write(t, x, "POST", "/other", "text/plain", file); err != nil || status != 200 || body != "seen by the app\n" {
-			t.Fatalf("where the body is read: got %d %.200s, %v", status, body, err)
-		}
-		for _, want := range lateAnswers {
-			for range times {
-				status, body, err := write(t, x, want.method, want.path, want.contentType, file)
-				if whole := body == want.body || want.body == "" && gjson.Get(body, "status").Int() == int64(want.status); err != nil || status != want.status || !whole {
-					t.Errorf("%s: got %d %.200s, %v", want.name, status, body, err)
+	for name, write := range withRuby() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			times := 1
+			if strings.HasPrefix(name, "curl h2") {
+				times = 2 // it loses one in a few
+			}
+			if status, body, err := write(t, x, "POST", "/other", "text/plain", file); err != nil || status != 200 || body != "seen by the app\n" {
+				t.Fatalf("where the body is read: got %d %.200s, %v", status, body, err)
+			}
+			for _, want := range lateAnswers {
+				for range times {
+					status, body, err := write(t, x, want.method, want.path, want.contentType, file)
+					if whole := body == want.body || want.body == "" && gjson.Get(body, "status").Int() == int64(want.status); err != nil || status != want.status || !whole {
+						t.Errorf("%s: got %d %.200s, %v", want.name, status, body, err)
+					}
 				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestUnreadBodyCostsNobodyTheRoutesAnswer promises the same where an error route writes the answer.
@@ -255,28 +258,27 @@ func TestUnreadBodyCostsNobodyTheRoutesAnswer(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t, withEnv("ERRORS", "handle_errors {\n respond \"routed\"\n}"))
 	file := fileOf(t, make([]byte, 8<<20))
-	some := map[string]writer{}
 	for _, name := range []string{"wget", "Python over TLS", "Python chunked", "curl h2c"} {
-		some[name] = writers[name]
-	}
-	sideBySide(t, some, func(t *testing.T, _ string, write writer) {
-		for _, want := range lateAnswers[:4] {
-			status, body, err := write(t, x, want.method, want.path, want.contentType, file)
-			if err != nil || status != want.status || body != "routed" {
-				t.Errorf("%s: got %d %.200s, %v", want.name, status, body, err)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, want := range lateAnswers[:4] {
+				status, body, err := writers[name](t, x, want.method, want.path, want.contentType, file)
+				if err != nil || status != want.status || body != "routed" {
+					t.Errorf("%s: got %d %.200s, %v", want.name, status, body, err)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestSlowWriterGetsItsAnswer promises it to a client that takes seconds to write its body, and only then reads.
 func TestSlowWriterGetsItsAnswer(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t)
-	cases := map[string]func(t *testing.T){}
 	for _, want := range lateAnswers {
 		for way, dial := range map[string]func(testing.TB) *rawConn{"": x.dialRaw, " over TLS": x.dialRawTLS} {
-			cases[want.name+way] = func(t *testing.T) {
+			t.Run(want.name+way, func(t *testing.T) {
+				t.Parallel()
 				conn := dial(t)
 				const size, pieces = 6 << 20, 24
 				conn.sendHead(t, want.method+" "+want.path+" HTTP/1.1", "Host: localhost", "Content-Type: "+want.contentType, fmt.Sprintf("Content-Length: %d", size))
@@ -286,10 +288,9 @@ func TestSlowWriterGetsItsAnswer(t *testing.T) {
 				if a, err := conn.tryRead(want.method); err != nil || a.Status != want.status {
 					t.Errorf("got %d, %v", a.Status, err)
 				}
-			}
+			})
 		}
 	}
-	sideBySide(t, cases, runCase)
 }
 
 // TestAnswerComesBeforeTheRestIsAwaited promises that nobody waits for an answer because others need one: it comes at once, and the
@@ -297,9 +298,9 @@ func TestSlowWriterGetsItsAnswer(t *testing.T) {
 func TestAnswerComesBeforeTheRestIsAwaited(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t)
-	cases := map[string]func(t *testing.T){}
 	for _, want := range lateAnswers {
-		cases[want.name] = func(t *testing.T) {
+		t.Run(want.name, func(t *testing.T) {
+			t.Parallel()
 			conn := x.dialRaw(t)
 			conn.sendHead(t, want.method+" "+want.path+" HTTP/1.1", "Host: localhost", "Content-Type: "+want.contentType, "Content-Length: 12000000")
 			conn.send(t, strings.Repeat("x", 100_000))
@@ -309,8 +310,9 @@ func TestAnswerComesBeforeTheRestIsAwaited(t *testing.T) {
 				}
 			})
 			within(t, 8*time.Second, "the end of the connection", func() { conn.ends(t) })
-		}
-		cases[want.name+", over HTTP/2"] = func(t *testing.T) {
+		})
+		t.Run(want.name+", over HTTP/2", func(t *testing.T) {
+			t.Parallel()
 			conn := x.dialRawH2(t)
 			fields := postFields(want.path, 12_000_000)
 			fields[1], fields[9] = want.method, want.contentType
@@ -323,9 +325,8 @@ func TestAnswerComesBeforeTheRestIsAwaited(t *testing.T) {
 					t.Errorf("got %+v", a)
 				}
 			})
-		}
+		})
 	}
-	sideBySide(t, cases, runCase)
 }
 
 // TestExpectGetsNoLinger promises a client that asked before it sent, and sent nothing, its answer and the end at once.
