@@ -104,6 +104,3 @@ func sideBySide[T any](t *testing.T, cases map[string]T, test func(t *testing.T,
 	}
 	all.Wait()
 }
-
-// runCase is for sideBySide where the cases are tests themselves.
-func runCase(t *testing.T, _ string, test func(t *testing.T)) { test(t) }
