@@ -44,7 +44,7 @@ func (s *plainSlots) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// wrongSlots is no store.
+// wrongSlots isn't a store.
 type wrongSlots struct{}
 
 func (*wrongSlots) CaddyModule() caddy.ModuleInfo {

@@ -7,8 +7,9 @@
 --       fresh,    the instant (ms) until which other gateways may come back that go on alone
 -- ARGV: the report of a gateway, as JSON; the channel on which gateways are told that they got a slot
 --
--- Returns nothing if the gateway hasn't joined: Redis may have been restarted. Otherwise whether the room is fresh, the number of gateways, of tickets that have a slot and of those that wait, the tickets of this
--- gateway that have a slot, and those that are refused.
+-- Returns nothing if the gateway hasn't joined: Redis may have been restarted. Otherwise whether the room is fresh, the number of
+-- gateways, of tickets that have a slot and of those that wait, the tickets of this gateway that have a slot, and those that are
+-- refused.
 --
 -- A ticket is "<gateway>/<id>".
 local gateways, leases, offers, queue, fresh = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -118,7 +119,7 @@ if free() then
 	end
 end
 
--- Newcomers. A slot that is free now is one that nobody waits for.
+-- Newcomers. A slot that is free now is one for which only gateways wait that are overdue, if any.
 local waiting = redis.call('ZCARD', queue)
 local refused = {}
 for _, t in ipairs(list(report.new)) do

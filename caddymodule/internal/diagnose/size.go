@@ -14,7 +14,7 @@ import (
 const (
 	cpuPerCapsule = 3.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
 	cpuPerMiB     = 3.3 * float64(time.Millisecond) // and for each MiB
-	cpuPerPiece   = 60 * float64(time.Microsecond)  // and for each piece that has to be waited for, over a slow link
+	cpuPerPiece   = 60 * float64(time.Microsecond)  // and for each piece that the gateway waits for, over a slow link
 	cpuOfRedis    = 1.7 * float64(time.Millisecond) // and for its calls, if several gateways share one
 	piece         = 4 << 10                         // the smallest that is usual: three packets
 

@@ -134,7 +134,7 @@ func (f *fleet) leave() {
 	f.stop()
 	select {
 	case <-f.done:
-	case <-time.After(storeTimeout): // there is no answer, and won't be one
+	case <-time.After(storeTimeout): // the store doesn't answer
 		return
 	}
 	f.limiter.mu.Lock()
@@ -322,7 +322,7 @@ func (f *fleet) estimate(told []*ticket, waiting int) {
 	}
 }
 
-// lose goes on without the store, which doesn't answer.
+// lose has the gateway go on alone, since the store doesn't answer.
 func (f *fleet) lose(err error) {
 	l := f.limiter
 	if !f.lost {
