@@ -139,7 +139,8 @@ func (f *fleet) leave() {
 	}
 	f.limiter.mu.Lock()
 	idle := len(f.limiter.held) == 0 && !f.lost
-	report := SlotReport{Gateway: f.gateway, Left: true, Slots: f.limiter.slots, Lease: f.lease.Milliseconds()}
+	report := f.empty()
+	report.Left = true
 	f.limiter.mu.Unlock()
 	if !idle {
 		return
@@ -207,12 +208,8 @@ func (f *fleet) report() (r SlotReport, told []*ticket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	r = SlotReport{
-		Gateway: f.gateway, Joins: f.joins, Cautious: f.cautious, Whole: f.whole, Over: f.over,
-		Slots: l.slots, Queue: l.queue, Share: l.slots,
-		Life: gatewayLife.Milliseconds(), Silence: silence.Milliseconds(),
-		Lease: f.lease.Milliseconds(), Offer: offerLife.Milliseconds(),
-	}
+	r = f.empty()
+	r.Joins, r.Cautious, r.Whole, r.Over = f.joins, f.cautious, f.whole, f.over
 	if f.cautious {
 		r.Share, _ = f.share(l.slots, l.queue)
 	}
@@ -238,6 +235,17 @@ func (f *fleet) report() (r SlotReport, told []*ticket) {
 	}
 	f.whole = false
 	return r, told
+}
+
+// empty returns a report of nothing. Its limits and times hold for what the store
+// does for other gateways, too.
+func (f *fleet) empty() SlotReport {
+	l := f.limiter
+	return SlotReport{
+		Gateway: f.gateway, Slots: l.slots, Queue: l.queue, Share: l.slots,
+		Life: gatewayLife.Milliseconds(), Silence: silence.Milliseconds(),
+		Lease: f.lease.Milliseconds(), Offer: offerLife.Milliseconds(),
+	}
 }
 
 // reportHeld says which tickets have a slot. While the gateway is alone, some may

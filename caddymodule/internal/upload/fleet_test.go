@@ -449,3 +449,29 @@ func TestFleetOfMany(t *testing.T) {
 		}
 	})
 }
+
+// lastReport is a store that remembers what it was told last.
+type lastReport struct {
+	*slotstest.Store
+	report upload.SlotReport
+}
+
+func (s *lastReport) Sync(ctx context.Context, room string, r upload.SlotReport) (upload.SlotAnswer, error) {
+	s.report = r
+	return s.Store.Sync(ctx, room, r)
+}
+
+// What a gateway says as it leaves has the times that the store needs to grant slots to others by it.
+func TestFleetLeavesWithTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &lastReport{Store: &slotstest.Store{Server: slotstest.NewServer()}}
+		gate := new(gateways).open(t, t.Name(), capacity(2, 8, 0), store, zap.NewNop())
+		synctest.Wait()
+		before := store.report
+		gate.Close()
+		after := store.report
+		if !after.Left || after.Offer != before.Offer || after.Offer == 0 || after.Life != before.Life || after.Silence != before.Silence || after.Lease != before.Lease {
+			t.Errorf("it left with %+v, after %+v", after, before)
+		}
+	})
+}
