@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +30,9 @@ type caddyProc struct {
 	ended chan struct{} // closed when the process has ended
 
 	crashed bool // it was killed by the test
+
+	clientsMu sync.Mutex
+	clients   []*client
 }
 
 // caddyOption changes how a Caddy is started.
@@ -154,13 +158,27 @@ https://` + harnessHost + `:{$HTTPS_PORT} {
 
 // Reload gives the running Caddy another Caddyfile, in the same environment, and returns its error.
 func (p *caddyProc) Reload(caddyfile string) error {
-	req, err := http.NewRequest(http.MethodPost, "http://"+p.Admin+"/load", strings.NewReader(withHarness(caddyfile)))
+	return p.load("text/caddyfile", withHarness(caddyfile))
+}
+
+// ReloadJSON gives the running Caddy a config in JSON, as it stands, and returns its error.
+func (p *caddyProc) ReloadJSON(config string) error { return p.load("application/json", config) }
+
+// load gives the running Caddy a config. Its clients begin with new connections after it: the servers of the config before close
+// those that are kept at some moment after the answer, and a POST that meets it fails, since no client may send one again.
+func (p *caddyProc) load(contentType, config string) error {
+	req, err := http.NewRequest(http.MethodPost, "http://"+p.Admin+"/load", strings.NewReader(config))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "text/caddyfile")
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Cache-Control", "must-revalidate") // also when nothing has changed
 	_, err = adminCall(req)
+	p.clientsMu.Lock()
+	defer p.clientsMu.Unlock()
+	for _, c := range p.clients {
+		c.CloseIdleConnections()
+	}
 	return err
 }
 

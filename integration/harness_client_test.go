@@ -53,6 +53,9 @@ func (p *caddyProc) client(t testing.TB, proto string) *client {
 	default:
 		t.Fatalf("no such protocol: %q", proto)
 	}
+	p.clientsMu.Lock()
+	defer p.clientsMu.Unlock()
+	p.clients = append(p.clients, c)
 	return c
 }
 

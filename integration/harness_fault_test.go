@@ -189,17 +189,6 @@ func caddyWithPlugin(t testing.TB) string {
 	return path
 }
 
-// ReloadJSON gives the running Caddy a config in JSON, as it stands, and returns its error.
-func (p *caddyProc) ReloadJSON(config string) error {
-	req, err := http.NewRequest(http.MethodPost, "http://"+p.Admin+"/load", strings.NewReader(config))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	_, err = adminCall(req)
-	return err
-}
-
 // keysDir is a folder with a key pair that several stand-ins for Oz may share.
 func keysDir(t testing.TB) string {
 	t.Helper()
