@@ -2,6 +2,7 @@
 //
 //	bench [compare] [flags]       oz_instant beside a plain Caddy that makes the same two hops and never looks at the JSON
 //	bench peers     [flags]       oz_instant beside what an operator would use instead: nginx, Express, HAProxy, plain Caddy
+//	bench profile   [flags]       what the gateway spends its CPU time on
 //	bench capacity  [flags]       many more capsules than Oz can take, also beside hostile uploads: is Oz kept busy
 //	bench phones    [flags]       many slow phones at once: how much of the gateway's memory they take
 //	bench sizing    [flags]       loads up to 10,000 capsules a minute: what caddy oz-instant size predicts, beside what is measured
@@ -30,6 +31,6 @@ func rootCommand() *cobra.Command {
 	root.Short = "Measure what oz_instant costs"
 	root.Long = root.Short + ".\n\nWithout a command, bench does what bench compare does."
 	root.SilenceUsage = true
-	root.AddCommand(compareCommand(), peersCommand(), capacityCommand(), phonesCommand(), sizingCommand(), replayCommand(), soakCommand(), fleetCommand(), serveOzCommand())
+	root.AddCommand(compareCommand(), peersCommand(), profileCommand(), capacityCommand(), phonesCommand(), sizingCommand(), replayCommand(), soakCommand(), fleetCommand(), serveOzCommand())
 	return root
 }

@@ -40,6 +40,7 @@ type peerComparison struct {
 var (
 	peerSizes     = []string{"200000", "2MiB", "10MiB"}
 	peerProtocols = map[string]protocol{"h1": h1, "h1-tls": h1TLS, "h2-tls": h2TLS}
+	protocolNames = []string{"h1", "h1-tls", "h2-tls"}
 )
 
 func peersCommand() *cobra.Command {
@@ -56,7 +57,7 @@ app. Their configurations are in integration/bench/peers. On Debian, what they n
 	flags.BoolVar(&c.quick, "quick", false, "one short round of all, to see that it works; its figures mean nothing")
 	flags.StringSliceVar(&c.names, "peers", contenderNames(), "`names` of what to compare, this module among them")
 	flags.StringSliceVar(&c.sizes, "sizes", peerSizes, "`sizes` of capsules")
-	flags.StringSliceVar(&c.protocols, "protocols", []string{"h1", "h1-tls", "h2-tls"}, "`names` of protocols that clients use")
+	flags.StringSliceVar(&c.protocols, "protocols", protocolNames, "`names` of protocols that clients use")
 	flags.Var(&c.bestShot, "best-shot", "length of the best shot in Oz's answer, in base64")
 	flags.IntVar(&c.rounds, "rounds", 8, "CPU and latency: measurements of each peer")
 	flags.IntVar(&c.capsules, "capsules", 60, "CPU and latency: capsules in one measurement, one after the other; a third as many of more than 4 MiB")
@@ -88,12 +89,22 @@ func (c *peerComparison) check() error {
 	if !slices.Contains(c.names, ozInstant.name) {
 		return fmt.Errorf("--peers: %s is missing, with which the others are compared", ozInstant.name)
 	}
-	for _, name := range c.protocols {
+	return errors.Join(checkProtocols(c.protocols), checkSizes(c.sizes))
+}
+
+// checkProtocols fails unless each is a name of peerProtocols.
+func checkProtocols(names []string) error {
+	for _, name := range names {
 		if _, ok := peerProtocols[name]; !ok {
-			return fmt.Errorf("--protocols: unknown protocol %q (want h1, h1-tls, h2-tls)", name)
+			return fmt.Errorf("--protocols: unknown protocol %q (want %s)", name, strings.Join(protocolNames, ", "))
 		}
 	}
-	for _, text := range c.sizes {
+	return nil
+}
+
+// checkSizes fails unless each is a size.
+func checkSizes(sizes []string) error {
+	for _, text := range sizes {
 		if _, err := sandbox.ParseSize(text); err != nil {
 			return fmt.Errorf("--sizes: %w", err)
 		}
