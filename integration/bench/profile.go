@@ -63,7 +63,7 @@ func (p *profiling) measure(ctx context.Context, stdout io.Writer) error {
 		size, _ := sandbox.ParseSize(text)
 		for _, name := range p.protocols {
 			protocol := peerProtocols[name]
-			w := workload{int64(size), int64(p.bestShot), p.clients, protocol}
+			w := workload{size, int64(p.bestShot), p.clients, protocol}
 			taken, err := p.take(ctx, w)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", text, protocol, err)
