@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -208,6 +209,34 @@ func TestDocsLinks(t *testing.T) {
 		}
 	}
 }
+
+// figuresBlock is what a command of the bench printed, in the document that shows the command.
+var figuresBlock = regexp.MustCompile(`(?s)<!-- figures: (.+?) -->\n(.*?)\n<!-- end of figures -->`)
+
+// TestDocsFigures promises that figures are there, as a command printed them, and that the reader is told which command.
+func TestDocsFigures(t *testing.T) {
+	t.Parallel()
+	_, docs := documents(t)
+	for _, d := range docs {
+		blocks := figuresBlock.FindAllStringSubmatch(d.Text, -1)
+		if begun := strings.Count(d.Text, "<!-- figures"); begun != len(blocks) {
+			t.Errorf("%s: of %d blocks of figures %d end", d.Name, begun, len(blocks))
+		}
+		for _, b := range blocks {
+			if !slices.ContainsFunc(d.Blocks, func(shown block) bool { return shown.Lang == "sh" && shown.Text == b[1]+"\n" }) {
+				t.Errorf("%s: no block shows %s", d.Name, b[1])
+			}
+			if !printedFigures.MatchString(b[2]) || notPrinted.MatchString(b[2]) {
+				t.Errorf("%s: these are no figures of %s:\n%.300s", d.Name, b[1], b[2])
+			}
+		}
+	}
+}
+
+var (
+	printedFigures = regexp.MustCompile(`(?m)^ {4}.*\d`)
+	notPrinted     = regexp.MustCompile(`(?m)^ {0,3}\S`)
+)
 
 // linkedFolder returns a folder that shows everything in root, and in which commands may leave files.
 func linkedFolder(t *testing.T, root string) string {
