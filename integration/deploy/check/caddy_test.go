@@ -49,6 +49,8 @@ type caddyConfig struct {
 			Servers       map[string]struct {
 				Listen []string        `json:"listen"`
 				Routes json.RawMessage `json:"routes"`
+
+				TrustedProxiesStrict int `json:"trusted_proxies_strict"`
 			} `json:"servers"`
 		} `json:"http"`
 	} `json:"apps"`

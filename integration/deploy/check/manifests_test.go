@@ -5,6 +5,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,19 +142,22 @@ func examine(t *testing.T, folder string) (wrong complaints) {
 	wrong.unless(config.Admin.Config.Persist != nil && !*config.Admin.Config.Persist, "Caddy would write its configuration to a root that is read-only (want persist_config off)")
 	m.examinePorts(&wrong, config)
 	m.examineShutdown(&wrong, config)
+	for _, server := range config.Apps.HTTP.Servers {
+		wrong.unless(server.TrustedProxiesStrict == 1, "the client's address is what the client says itself (want trusted_proxies_strict)")
+	}
 	return wrong
 }
 
 func (m *manifests) examineLabels(wrong *complaints, folder string) {
-	pod := labels.Set(m.deployment.Spec.Template.Labels)
-	selects := func(what string, s *meta.LabelSelector) {
-		selector, err := meta.LabelSelectorAsSelector(s)
-		wrong.unless(err == nil && selector != nil && !selector.Empty() && selector.Matches(pod), "%s doesn't select the gateway's pods", what)
+	selecting := func(what string, s *meta.LabelSelector) {
+		wrong.unless(selects(s, m), "%s doesn't select the gateway's pods", what)
 	}
-	selects("the deployment", m.deployment.Spec.Selector)
-	selects("the service", &meta.LabelSelector{MatchLabels: m.service.Spec.Selector})
+	selecting("the deployment", m.deployment.Spec.Selector)
+	selecting("the service", &meta.LabelSelector{MatchLabels: m.service.Spec.Selector})
 	if m.disruption != nil {
-		selects("the disruption budget", m.disruption.Spec.Selector)
+		selecting("the disruption budget", m.disruption.Spec.Selector)
+		most := m.disruption.Spec.MaxUnavailable
+		wrong.unless(m.disruption.Spec.MinAvailable == nil && most != nil && most.IntValue() > 0, "the disruption budget keeps a node with the last gateway from being drained")
 	}
 	if m.scaler != nil {
 		target := m.scaler.Spec.ScaleTargetRef
@@ -234,6 +238,60 @@ func (m *manifests) examineNetwork(wrong *complaints) {
 		}
 	}
 	wrong.unless(guarded, "no network policy guards the gateway")
+	m.examineWays(wrong)
+}
+
+// examineWays looks whether the gateway gets to all that it needs, where a network policy says where it may go.
+func (m *manifests) examineWays(wrong *complaints) {
+	env := m.environment()
+	for _, p := range m.policies {
+		selector, err := meta.LabelSelectorAsSelector(&p.Spec.PodSelector)
+		if err != nil || !selector.Matches(labels.Set(m.deployment.Spec.Template.Labels)) || !slices.Contains(p.Spec.PolicyTypes, networking.PolicyTypeEgress) {
+			continue
+		}
+		wrong.unless(goes(p, core.ProtocolUDP, "53") && goes(p, core.ProtocolTCP, "53"), "the network policy %s keeps the gateway from asking for names", p.Name)
+		for _, name := range []string{"OZ_URL", "APP_URL", "REDIS_ADDRESS"} {
+			if env[name] != "" {
+				wrong.unless(goes(p, core.ProtocolTCP, portOf(env[name])), "the network policy %s keeps the gateway from %s", p.Name, env[name])
+			}
+		}
+	}
+	app, err := url.Parse(env["APP_URL"])
+	if err != nil || app.Hostname() == "127.0.0.1" {
+		return
+	}
+	lets := slices.ContainsFunc(m.policies, func(p *networking.NetworkPolicy) bool {
+		return p.Name == app.Hostname() && len(p.Spec.Ingress) == 1 && len(p.Spec.Ingress[0].From) == 1 && selects(p.Spec.Ingress[0].From[0].PodSelector, m) &&
+			len(p.Spec.Ingress[0].Ports) == 1 && p.Spec.Ingress[0].Ports[0].Port.String() == app.Port()
+	})
+	wrong.unless(lets, "no network policy lets the gateway, and nothing else, reach the app at %s", app)
+}
+
+// goes reports whether a policy lets its pods connect to a port somewhere.
+func goes(p *networking.NetworkPolicy, protocol core.Protocol, port string) bool {
+	return slices.ContainsFunc(p.Spec.Egress, func(rule networking.NetworkPolicyEgressRule) bool {
+		return slices.ContainsFunc(rule.Ports, func(to networking.NetworkPolicyPort) bool {
+			is := core.ProtocolTCP
+			if to.Protocol != nil {
+				is = *to.Protocol
+			}
+			return is == protocol && to.Port.String() == port
+		})
+	})
+}
+
+// portOf returns the port of a URL or an address.
+func portOf(address string) string {
+	if at := strings.LastIndexByte(address, ':'); at >= 0 && !strings.HasPrefix(address[at:], "://") {
+		return address[at+1:]
+	}
+	return "443" // of https
+}
+
+// selects reports whether a selector is for the gateway's pods.
+func selects(s *meta.LabelSelector, m *manifests) bool {
+	selector, err := meta.LabelSelectorAsSelector(s)
+	return err == nil && !selector.Empty() && selector.Matches(labels.Set(m.deployment.Spec.Template.Labels))
 }
 
 // port finds a port of the gateway by number or name.
@@ -280,9 +338,18 @@ func (m *manifests) examinePorts(wrong *complaints, config *caddyConfig) {
 	wrong.unless(isReady(g.StartupProbe) && isReady(g.ReadinessProbe), "startup and readiness are not those of %s", readyPath)
 	wrong.unless(g.LivenessProbe != nil && !isReady(g.LivenessProbe), "a gateway that shuts down would be killed: it isn't ready")
 	wrong.unless(strings.HasPrefix(m.environment()["CADDY_ADMIN"], "unix/"), "the app beside the gateway reaches the admin endpoint")
+	for _, c := range m.containers() {
+		for _, p := range []*core.Probe{c.ReadinessProbe, c.LivenessProbe} {
+			wrong.unless(p == nil || p.TimeoutSeconds >= patience && p.FailureThreshold != 1,
+				"%s is taken out of service when it is busy for a moment (want timeoutSeconds of %d or more, and more than one failure)", c.Name, patience)
+		}
+	}
 	scraped, known := m.port(intstr.Parse(m.deployment.Spec.Template.Annotations["prometheus.io/port"]))
 	wrong.unless(known && config.serves(scraped, "/metrics"), "Prometheus meets nothing")
 }
+
+// patience is what a probe must have with a gateway that has much to do, in seconds.
+const patience = 5
 
 func isReady(p *core.Probe) bool { return p != nil && p.HTTPGet != nil && p.HTTPGet.Path == readyPath }
 
@@ -349,10 +416,13 @@ func TestManifestsBroken(t *testing.T) {
 		{"base/deployment.yaml", "          restartPolicy: Always\n", "", "no sidecar"},
 		{"base/deployment.yaml", `prometheus.io/port: "8081"`, `prometheus.io/port: "9090"`, "Prometheus meets nothing"},
 		{"base/deployment.yaml", "name: OZ_URL", "name: OZ", "Caddyfile"},
+		{"base/deployment.yaml", "path: /oz_instant/ready\n            periodSeconds: 2\n            timeoutSeconds: 5", "path: /oz_instant/ready\n            periodSeconds: 2", "busy for a moment"},
+		{"base/deployment.yaml", "path: /oz_instant/ready\n            periodSeconds: 2\n", "path: /oz_instant/ready\n            periodSeconds: 2\n            failureThreshold: 1\n", "busy for a moment"},
 		{"base/service.yaml", "targetPort: http", "targetPort: https", "leads nowhere"},
 		{"base/service.yaml", "app.kubernetes.io/name: oz-instant", "app.kubernetes.io/name: oz", "the service doesn't select"},
 		{"base/networkpolicy.yaml", "    matchLabels:\n      app.kubernetes.io/name: oz-instant", "    matchLabels: {}", "every pod"},
 		{"base/networkpolicy.yaml", "- port: http", "- port: 3000", "opens the app"},
+		{"base/Caddyfile", "\t\ttrusted_proxies_strict\n", "", "says itself"},
 		{"base/Caddyfile", "grace_period 110s", "grace_period 90s", "grace_period"},
 		{"base/Caddyfile", "shutdown_delay 5s", "shutdown_delay 1s", "shutdown_delay"},
 		{"base/Caddyfile", "shutdown_delay 5s", "shutdown_delays 5s", "Caddyfile"},
@@ -365,10 +435,18 @@ func TestManifestsBroken(t *testing.T) {
 		{"fleet/autoscaler.yaml", "caddy_oz_instant_queued", "caddy_oz_instant_in_flight", "adapter"},
 		{"fleet/prometheus-adapter.yaml", "caddy_oz_instant_memory_bytes{", "caddy_oz_instant_memory{", "adapter"},
 		{"fleet/disruption.yaml", "app.kubernetes.io/name: oz-instant", "app.kubernetes.io/name: oz", "disruption budget doesn't select"},
+		{"fleet/disruption.yaml", "maxUnavailable: 1", "minAvailable: 1", "from being drained"},
+		{"fleet/networkpolicy.yaml", "- port: 53\n          protocol: UDP\n        ", "", "asking for names"},
+		{"fleet/networkpolicy.yaml", "- port: 443", "- port: 8443", "from https://oz.internal"},
+		{"fleet/networkpolicy.yaml", "- port: 6379", "- port: 6380", "from redis.internal:6379"},
+		{"fleet/networkpolicy.yaml", "- port: 3000", "- port: 3001", "from http://app:3000"},
+		{"fleet/app-networkpolicy.yaml", "- port: 3000", "- port: 3001", "reach the app"},
+		{"fleet/app-networkpolicy.yaml", "              app.kubernetes.io/name: oz-instant", "              app.kubernetes.io/name: oz", "reach the app"},
 		{"fleet/networkpolicy.yaml", "cidr: 10.20.0.0/24 # Oz", "cider: 10.20.0.0/24", "unknown field"},
 		{"fleet/networkpolicy.yaml", "    - to:\n        - ipBlock:\n            cidr: 10.20.0.0/24 # Oz\n      ports:", "    - ports:", "go anywhere"},
 	} {
 		t.Run(row.file+" "+strings.TrimSpace(row.new), func(t *testing.T) {
+			t.Parallel()
 			folder := t.TempDir()
 			copyFolder(t, filepath.Join("..", "kubernetes"), folder)
 			replace(t, filepath.Join(folder, row.file), row.old, row.new)
