@@ -233,6 +233,45 @@ func TestDocsFigures(t *testing.T) {
 	}
 }
 
+// TestDocsVersions promises that a reader is told to build with what go.mod names, by which all is tested, and with the Go by which a
+// release is built. In a night with Caddy's main branch go.mod has a version between two releases, of which no document speaks.
+func TestDocsVersions(t *testing.T) {
+	t.Parallel()
+	root, docs := documents(t)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
+		check(t, err)
+		return string(text)
+	}
+	module := read("go.mod")
+	caddy := regexp.MustCompile(`(?m)^\s*github.com/caddyserver/caddy/v2 (v\S+)`).FindStringSubmatch(module)[1]
+	xcaddy := regexp.MustCompile(`(?m)^\s*github.com/caddyserver/xcaddy (v\S+)`).FindStringSubmatch(module)[1]
+	toolchain := regexp.MustCompile(`GOTOOLCHAIN: (go\S+)`).FindStringSubmatch(read(".github/workflows/release.yml"))[1]
+	texts := map[string]string{"Dockerfile": read("integration/deploy/container/Dockerfile")}
+	for _, d := range docs {
+		if d.Name != "CHANGELOG.md" {
+			texts[d.Name] = figuresBlock.ReplaceAllString(d.Text, "")
+		}
+	}
+	for _, rule := range []struct{ found, want string }{
+		{`xcaddy build (v[\d.]+)`, caddy}, {`\*\* Caddy (v[\d.]+)`, caddy}, {`cmd/xcaddy@(v[\d.]+)`, xcaddy}, {`GOTOOLCHAIN=(go[\d.]+)`, toolchain},
+		{`GOLANG=\S+golang:([\d.]+)-`, strings.TrimPrefix(toolchain, "go")},
+	} {
+		found := false
+		for name, text := range texts {
+			for _, match := range regexp.MustCompile(rule.found).FindAllStringSubmatch(text, -1) {
+				found = true
+				if match[1] != rule.want && !strings.Contains(rule.want, "-") {
+					t.Errorf("%s has %q (want %s)", name, match[0], rule.want)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("nothing says %s", rule.found)
+		}
+	}
+}
+
 var (
 	printedFigures = regexp.MustCompile(`(?m)^ {4}.*\d`)
 	notPrinted     = regexp.MustCompile(`(?m)^ {0,3}\S`)
