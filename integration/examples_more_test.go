@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +120,10 @@ func TestWebClientInBrowser(t *testing.T) {
 			} catch (error) { on_error(error); }
 		},
 	}, true)`)
+	inPage[bool](t, p, `(window.timeouts = [], XMLHttpRequest.prototype.send = (send => function (body) {
+		timeouts.push(this.timeout);
+		send.call(this, body);
+	})(XMLHttpRequest.prototype.send), true)`)
 	capture := `token => new Promise((resolve, reject) => OzLiveness.open({
 		session_token: token, action: ['video_selfie_blank'], on_capture_complete: (_, capsule) => resolve(capsule), on_error: reject}))`
 	x.try(t, casesOfBrowsers(), func(t testing.TB, path string) clientOutcome {
@@ -128,6 +133,9 @@ func TestWebClientInBrowser(t *testing.T) {
 			return {Next: next, Status: status, Waits: waits};
 		})()`)
 	})
+	if timeouts := inPage[[]int](t, p, `timeouts`); len(timeouts) == 0 || slices.Min(timeouts) < 195_000 { // the defaults of upload_timeout, wait and timeout
+		t.Errorf("a page gives up after %v ms, or never", timeouts)
+	}
 	x.oz.fault(t, "")
 	shown := inPage[[]string](t, p, `(async () => {
 		const {check} = await import('/web/page.js'), shown = [];

@@ -50,6 +50,7 @@ const clientSite = `
 			upload_timeout 4s
 		}
 		oz_instant /limit {$OZ}
+		oz_instant /restarting {$OZ}
 		oz_instant /small {$OZ} {
 			max_capsule 1KiB
 		}
@@ -99,6 +100,9 @@ func startClientTrial(t testing.TB) *clientTrial {
 	x.app.Answer(func(r rawRequest) string {
 		if strings.HasPrefix(r.Line, "POST /limit ") {
 			return strings.Replace(rawAnswer("429 Too Many Requests", "slow down"), "\r\n", "\r\nRetry-After: 5\r\n", 1)
+		}
+		if strings.HasPrefix(r.Line, "POST /restarting ") {
+			return strings.Replace(rawAnswer("503 Service Unavailable", "in a moment"), "\r\n", "\r\nRetry-After: 0\r\n", 1)
 		}
 		if r.Value("X-Oz-Decision") == "SUCCESS" {
 			return rawAnswer("200 OK", `{"message": "welcome"}`)
@@ -150,6 +154,7 @@ var clientCases = map[string]clientCase{
 	"stalled":                           {path: "/hurried", net: "stall", next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}},
 	"too large":                         {path: "/small", next: "never", status: 413, captures: 1, whole: 0},
 	"429 of the app after the decision": {path: "/limit", next: "later", status: 429, captures: 1, whole: 1},
+	"503 of the app after the decision": {path: "/restarting", next: "later", status: 503, captures: 1, whole: 1},
 	"429 of the site":                   {path: "/busy", next: "later", status: 429, captures: 1, whole: 0},
 	"busy with session tokens once":     {fault: "status:503,retry-after=2@token*1", next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{2, 3}}},
 	"no session tokens":                 {fault: "status:500@token", next: "later", status: 502, captures: 0, whole: 0},
@@ -340,6 +345,7 @@ func casesOfBrowsers() map[string]clientCase {
 func casesOfWriters() map[string]clientCase {
 	cases := maps.Clone(clientCases)
 	cases["lost before the end"] = clientCase{net: "before", big: true, next: "done", status: 200, captures: 1, whole: 1, waits: [][2]float64{{1, 1.5}}}
+	cases["503 of the app after the decision"] = clientCase{path: "/restarting", next: "later", status: 0, captures: 1, whole: 1} // see CapsuleBody
 	delete(cases, "429 of the site")
 	return cases
 }

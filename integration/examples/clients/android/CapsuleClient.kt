@@ -100,6 +100,7 @@ class CapsuleClient(
         override fun contentLength() = capsule.size.toLong()
 
         override fun writeTo(sink: BufferedSink) {
+            if (sent) throw IOException("a capsule is sent once") // OkHttp repeats a request by itself after 503 with Retry-After: 0
             for (start in capsule.indices step PIECE) {
                 val size = minOf(PIECE, capsule.size - start)
                 sent = start + size == capsule.size

@@ -36,6 +36,7 @@ final class CapsuleClient: NSObject, URLSessionTaskDelegate {
         let configuration = URLSessionConfiguration.default
         configuration.waitsForConnectivity = true // instead of failing before anything was sent
         configuration.timeoutIntervalForRequest = 180
+        configuration.timeoutIntervalForResource = 600 // or it waits for a network for a week
         return URLSession(configuration: configuration, delegate: self, delegateQueue: nil)
     }()
 

@@ -3,6 +3,7 @@
 const tries = 4; // of one capsule, or of one session token
 const captures = 3; // before the user is told to come back later
 const longest = 60; // seconds between two tries
+const patience = 300; // seconds for a capsule and its answer: more than the gateway gives them
 
 // The gateway says of these that Oz has not used the capsule.
 const mayComeAgain = ['overloaded', 'upload-timeout', 'unreadable-capsule'];
@@ -66,6 +67,7 @@ export function upload(url, capsule, onProgress = () => {}) {
     request.upload.onprogress = event => onProgress(event.loaded / event.total);
     request.onloadend = () => resolve({status: request.status, said: parse(request.responseText), retryAfter: seconds(request.getResponseHeader('Retry-After'))});
     request.open('POST', url);
+    request.timeout = patience * 1000; // or a page waits for ever for a network that is gone
     request.setRequestHeader('Content-Type', 'application/octet-stream');
     request.send(capsule);
   });
