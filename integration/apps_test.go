@@ -97,11 +97,22 @@ func says(t testing.TB, what string, a answer, status int, message, reason strin
 	}
 }
 
+// noCookie is a user who brings no cookie, and emptyName one with a cookie without a name. Neither is signed in.
+const noCookie, emptyName = "", " "
+
+// cookie is the field of a user's sign-in.
+func cookie(user string) []string {
+	if user == noCookie {
+		return nil
+	}
+	return []string{"Cookie", "user=" + strings.TrimSpace(user)}
+}
+
 // capsule posts a capsule that ends so, as that user.
 func (x exampleTrial) capsule(t testing.TB, path, user, fault string) answer {
 	t.Helper()
 	x.oz.fault(t, fault)
-	return x.gateway.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 1000}), "Cookie", "user="+user)
+	return x.gateway.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 1000}), cookie(user)...)
 }
 
 // record returns a seal and its folder as the app gets them.
@@ -134,7 +145,9 @@ func (x exampleTrial) decide(t *testing.T) {
 	for _, test := range exampleAnswers {
 		says(t, test.decision, x.capsule(t, "/example/"+x.name, "alice", test.fault), test.status, test.message, test.reason)
 	}
-	says(t, "not signed in", x.capsule(t, "/example/"+x.name, "", ""), 403, notVerified, "")
+	for _, user := range []string{noCookie, emptyName} {
+		says(t, "not signed in", x.capsule(t, "/example/"+x.name, user, ""), 403, notVerified, "")
+	}
 }
 
 // forge promises that a request which goes around the gateway lets nobody in, whatever seal and folder it has of others. A seal of
@@ -144,8 +157,9 @@ func (x exampleTrial) forge(t *testing.T) {
 	_, declined := x.record(t, "/recorded", "mallory", "outcome:DECLINED")
 	declinedSeal, _ := x.record(t, "/recorded", "alice", "outcome:DECLINED")
 	otherSeal, otherFolder := x.record(t, "/recorded/other", "alice", "")
+	nobodysSeal, nobodysFolder := x.record(t, "/recorded", noCookie, "")
 	post := func(user, seal string, folder []byte, fields ...string) answer {
-		fields = append(fields, "Cookie", "user="+user, "Content-Type", "application/json", "X-Oz-Decision", "SUCCESS")
+		fields = append(slices.Concat(fields, cookie(user)), "Content-Type", "application/json", "X-Oz-Decision", "SUCCESS")
 		if seal != "" {
 			fields = append(fields, "X-Oz-Seal", seal)
 		}
@@ -154,16 +168,19 @@ func (x exampleTrial) forge(t *testing.T) {
 	says(t, "a seal of the user's own", post("alice", seal, folder), 200, "welcome", "")
 	signature := strings.LastIndexByte(seal, '.') + 1
 	for what, a := range map[string]answer{
-		"no seal":                        post("alice", "", folder),
-		"no seal at all":                 post("alice", "x", folder),
-		"another signature":              post("alice", seal[:signature]+strings.Map(rot, seal[signature:]), folder),
-		"other claims":                   post("alice", withClaims(declinedSeal, seal), folder),
-		"a seal of another folder":       post("alice", seal, declined),
-		"a seal without its folder":      post("alice", seal, nil),
-		"a folder with one byte more":    post("alice", seal, append(slices.Clone(folder), ' ')),
-		"seal and folder of another":     post("mallory", seal, folder),
-		"seal and folder, not signed in": post("", seal, folder),
-		"another audience":               post("alice", otherSeal, otherFolder),
+		"no seal":                         post("alice", "", folder),
+		"no seal at all":                  post("alice", "x", folder),
+		"another signature":               post("alice", seal[:signature]+strings.Map(rot, seal[signature:]), folder),
+		"other claims":                    post("alice", withClaims(declinedSeal, seal), folder),
+		"a seal of another folder":        post("alice", seal, declined),
+		"a seal without its folder":       post("alice", seal, nil),
+		"a folder with one byte more":     post("alice", seal, append(slices.Clone(folder), ' ')),
+		"seal and folder of another":      post("mallory", seal, folder),
+		"seal and folder, not signed in":  post(noCookie, seal, folder),
+		"seal and folder, without a name": post(emptyName, seal, folder),
+		"nobody's, not signed in":         post(noCookie, nobodysSeal, nobodysFolder),
+		"nobody's, without a name":        post(emptyName, nobodysSeal, nobodysFolder),
+		"another audience":                post("alice", otherSeal, otherFolder),
 	} {
 		says(t, what, a, 403, notVerified, "")
 	}
