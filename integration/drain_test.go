@@ -46,7 +46,7 @@ func TestDrain(t *testing.T) {
 	t.Parallel()
 	const uploads, analyses, slots = 50, 10, 20
 	redis := startRedis(t)
-	x := startChain(t, sandbox.Options{AnalysisTime: time.Second, Parallel: slots}, drainSite, withEnv("REDIS", "redis://"+redis.Addr))
+	x := startChain(t, sandbox.Options{AnalysisTime: 5 * time.Second, Parallel: slots}, drainSite, withEnv("REDIS", "redis://"+redis.Addr))
 
 	capsule := func(i int) []byte {
 		return x.oz.Capsule(sandbox.CapsuleSpec{EventSession: strconv.Itoa(i), PayloadSize: 50_000})
@@ -81,6 +81,9 @@ func TestDrain(t *testing.T) {
 	if s := x.oz.Stats(); s.Busy != analyses {
 		t.Fatalf("%d analyses were in progress, want %d", s.Busy, analyses)
 	}
+	options := x.oz.Options()
+	options.AnalysisTime = 200 * time.Millisecond // of those that begin from now on
+	x.oz.SetOptions(options)
 	for _, proto := range protocols {
 		a := x.client(t, proto).post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{}))
 		if wantProblem(t, a, 503, "shutting-down"); a.Header.Get("Retry-After") == "" {
