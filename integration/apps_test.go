@@ -80,7 +80,7 @@ func needExample(t testing.TB, name string) {
 	}
 }
 
-// exampleTrial is an example behind a gateway, and a way around it.
+// exampleTrial is an example after a gateway, and a way around it.
 type exampleTrial struct {
 	oz       *ozServer
 	recorder *rawApp

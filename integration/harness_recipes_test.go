@@ -46,7 +46,7 @@ func startRecipe(t testing.TB, text string, options sandbox.Options, opts ...cad
 	return &chain{startCaddy(t, text, opts...), oz, app}
 }
 
-// replaced returns a text with another piece in place of one that must be there.
+// replaced returns a text with another piece instead of one that must be there.
 func replaced(t testing.TB, text, piece, by string) string {
 	t.Helper()
 	if !strings.Contains(text, piece) {

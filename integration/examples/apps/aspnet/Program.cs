@@ -41,5 +41,5 @@ app.MapPost("/verify", async (HttpRequest request) =>
 });
 app.Run();
 
-// In place of your own sign-in: never believe a plain cookie.
+// Instead of your own sign-in: never believe a plain cookie.
 static string? SignedInUser(HttpRequest request) => request.Cookies["user"];

@@ -35,4 +35,4 @@ def verify(request):
 
 
 def signed_in_user(request):
-    return request.COOKIES.get("user")  # in place of your own sign-in (request.user): never believe a plain cookie
+    return request.COOKIES.get("user")  # instead of your own sign-in (request.user): never believe a plain cookie

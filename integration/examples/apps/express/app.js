@@ -27,7 +27,7 @@ app.post('/verify', express.raw({type: () => true, limit: '1mb'}), async (req, r
   res.status(status).json({message, reason: claims.reason});
 });
 
-// In place of your own sign-in: never believe a plain cookie.
+// Instead of your own sign-in: never believe a plain cookie.
 const signedInUser = req => /(?:^|; )user=(\w+)/.exec(req.get('Cookie') ?? '')?.[1];
 
 if (realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) app.listen(3000, '127.0.0.1');

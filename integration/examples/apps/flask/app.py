@@ -35,4 +35,4 @@ def verify():
 
 
 def signed_in_user():
-    return request.cookies.get("user")  # in place of your own sign-in: never believe a plain cookie
+    return request.cookies.get("user")  # instead of your own sign-in: never believe a plain cookie

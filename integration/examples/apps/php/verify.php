@@ -28,5 +28,5 @@ echo json_encode(['message' => $message, 'reason' => $claims['reason'] ?? null])
 
 function signedInUser(): string
 {
-    return $_COOKIE['user'] ?? ''; // in place of your own sign-in: never believe a plain cookie
+    return $_COOKIE['user'] ?? ''; // instead of your own sign-in: never believe a plain cookie
 }

@@ -16,7 +16,7 @@ ANSWERS = {
   "UNAVAILABLE" => [503, "not decided: capture anew, later"],
 }.freeze
 
-# In place of your own sign-in: never believe a plain cookie.
+# Instead of your own sign-in: never believe a plain cookie.
 def signed_in_user(request) = request.cookies["user"]
 
 def verify(request)
