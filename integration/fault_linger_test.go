@@ -230,11 +230,11 @@ func curlWriter(overTLS bool, options ...string) writer {
 func TestUnreadBodyCostsNobodyItsAnswer(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t)
-	file := fileOf(t, make([]byte, 8<<20))
+	long, more := fileOf(t, make([]byte, 8<<20)), fileOf(t, make([]byte, 5<<19))
 	for name, write := range withRuby() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			times := 1
+			times, file := 1, long
 			if strings.HasPrefix(name, "curl h2") {
 				times = 2 // it loses one in a few
 			}
@@ -242,6 +242,9 @@ func TestUnreadBodyCostsNobodyItsAnswer(t *testing.T) {
 				t.Fatalf("where the body is read: got %d %.200s, %v", status, body, err)
 			}
 			for _, want := range lateAnswers {
+				if times > 1 && want.status == 200 {
+					file = more // than the window of a stream, and read in the half second for it by a busy machine, too
+				}
 				for range times {
 					status, body, err := write(t, x, want.method, want.path, want.contentType, file)
 					if whole := body == want.body || want.body == "" && gjson.Get(body, "status").Int() == int64(want.status); err != nil || status != want.status || !whole {
