@@ -45,7 +45,8 @@ module holds and without each rule exactly the expected rows break.`,
 // whole is the module without a change, in which nothing breaks.
 var whole = rule{name: "(none)", what: "nothing is taken out", aliases: []string{}}
 
-// attackAll calls then with each Caddy that has been attacked.
+// attackAll calls then with each Caddy that has been attacked, with one after the other, while the next ones are built and attacked:
+// both mostly wait.
 func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted []string, then func(built) error) error {
 	list := []rule{whole}
 	for _, r := range rules {
@@ -64,8 +65,26 @@ func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted [
 	}
 	defer rig.close()
 
+	attacked, ended := make(chan built, len(list)), make(chan error, 1)
+	go func() {
+		var errs []error
+		for b := range attacked {
+			errs = append(errs, then(b))
+			if b.binary != rig.whole {
+				os.Remove(b.binary)
+			}
+		}
+		ended <- errors.Join(errs...)
+	}()
+	err = rig.attackEach(ctx, line, out, list, attacked)
+	close(attacked)
+	return errors.Join(err, <-ended)
+}
+
+// attackEach attacks a Caddy without each of the rules, and sends it on.
+func (r *rig) attackEach(ctx context.Context, line *progress.Line, out io.Writer, list []rule, attacked chan<- built) error {
 	ctx, cancel := context.WithCancel(ctx)
-	builds := rig.build(ctx, list)
+	builds := r.build(ctx, list)
 	defer func() { // no build goes on without its folder
 		cancel()
 		for range builds {
@@ -82,19 +101,14 @@ func attackAll(ctx context.Context, line *progress.Line, out io.Writer, wanted [
 		if b.err != nil {
 			return fmt.Errorf("without %s: %w", b.rule.name, b.err)
 		}
-		ok, err := rig.compare(ctx, out, b)
+		ok, err := r.compare(ctx, out, b)
 		if err != nil {
 			return fmt.Errorf("without %s: %w", b.rule.name, err)
 		}
 		if !ok {
 			wrong++
 		}
-		if err := then(b); err != nil {
-			return err
-		}
-		if b.binary != rig.whole {
-			os.Remove(b.binary)
-		}
+		attacked <- b
 		begin("building the next Caddy")
 	}
 	if wrong > 0 {
