@@ -192,7 +192,7 @@ var errorRefusals = []struct {
 }{
 	{"type", "", "text/plain", 1000, 415, "unsupported-media-type"},
 	{"type, large", "", "text/plain", 4 << 20, 415, "unsupported-media-type"},
-	{"length", "", "application/octet-stream", 4 << 20, 413, "capsule-too-large"},
+	{"length", "", "application/octet-stream", 3 << 20, 413, "capsule-too-large"},
 	{"by Oz", "oz-error:5", "application/octet-stream", 1000, 400, "container"},
 	{"by Oz, early", "early:400,bytes=40000", "application/octet-stream", 1 << 20, 400, "container"},
 	{"busy", "status:503", "application/octet-stream", 1000, 503, "overloaded"},
@@ -235,7 +235,7 @@ func TestErrorRoutesAddToTheProblem(t *testing.T) {
 			x.eachProtocol(t, func(t *testing.T, c *client) {
 				for _, r := range errorRefusals {
 					x.oz.fault(t, r.fault)
-					a := c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: r.size}), "Content-Type", r.contentType)
+					a := c.post(t, "/verify", make([]byte, r.size), "Content-Type", r.contentType)
 					if a.Header.Get("X-Seen") != test.header {
 						t.Errorf("%s: the route's field is %q", r.name, a.Header.Get("X-Seen"))
 					}

@@ -50,6 +50,15 @@ func testsAtOnce() int {
 	return 16
 }
 
+// often returns how often a test tries again what goes wrong once in many, of the n times that it does without the race detector:
+// with it each takes five times as much CPU, and CI runs these tests in both ways.
+func often(n int) int {
+	if raceEnabled {
+		return n / 4
+	}
+	return n
+}
+
 // runMoreAtOnce sets -parallel, unless the command line does.
 func runMoreAtOnce() {
 	given := false

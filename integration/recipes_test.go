@@ -194,9 +194,11 @@ func recipeBasicAuth(t *testing.T, text string) {
 		req.SetBasicAuth(name, password)
 		return []string{"Authorization", req.Header.Get("Authorization")}
 	}
-	x.assertSignIn(t, authorization("alice:correct horse"), map[string][]string{
-		"nobody": {}, "a wrong password": authorization("alice:battery staple"), "an unknown user": authorization("bob:correct horse"),
-	})
+	wrong := map[string][]string{"nobody": {}, "a wrong password": authorization("alice:battery staple")}
+	if !raceEnabled { // bcrypt at Caddy's own cost, which takes many seconds with the race detector
+		wrong["an unknown user"] = authorization("bob:correct horse")
+	}
+	x.assertSignIn(t, authorization("alice:correct horse"), wrong)
 }
 
 // recipeForwardAuth promises the same with a service that is asked: it hears nothing of the capsule, and a user whom it doesn't name

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	loadReloads = 100
 	loadClients = 50
 	loadSlots   = 20
 )
@@ -90,7 +89,8 @@ func TestReloadUnderManyUploads(t *testing.T) {
 			}
 		})
 	}
-	for n := range loadReloads {
+	reloads := often(100)
+	for n := range reloads {
 		check(t, x.Reload(loadSite(n+1)))
 	}
 	close(done)
@@ -105,7 +105,7 @@ func TestReloadUnderManyUploads(t *testing.T) {
 			t.Errorf("the app got %d decisions of %s", n, session)
 		}
 	}
-	if n := int(sent.Load()); len(sessions) != n || n < loadReloads {
+	if n := int(sent.Load()); len(sessions) != n || n < reloads {
 		t.Errorf("%d capsules were accepted, the app got decisions of %d", n, len(sessions))
 	}
 	if n := x.Metric(t, `caddy_oz_instant_decisions_total{decision="SUCCESS",reason=""}`); int64(n) != sent.Load()+20 {
@@ -118,7 +118,7 @@ func TestReloadUnderManyUploads(t *testing.T) {
 	for _, series := range []string{inFlightMetric, queuedMetric, memoryMetric} {
 		x.awaitMetric(t, series, 0)
 	}
-	t.Logf("%d capsules over %d reloads", sent.Load(), loadReloads)
+	t.Logf("%d capsules over %d reloads", sent.Load(), reloads)
 	x.settles(t, "goroutines", goroutines+20, x.goroutineCount)
 	x.settles(t, "bytes of heap", heap+32<<20, x.heap)
 }

@@ -30,7 +30,7 @@ func TestRequestRefusedUnread(t *testing.T) {
 	t.Parallel()
 	x := startLimited(t)
 	body := make([]byte, 8<<20)
-	const times = 4
+	times := often(4)
 	x.eachProtocol(t, func(t *testing.T, c *client) {
 		for _, test := range unreadRefusals {
 			t.Run(test.name, func(t *testing.T) {
