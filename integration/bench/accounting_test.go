@@ -92,7 +92,7 @@ func TestAccounting(t *testing.T) {
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr strings.Builder
-	if err := execute(t.Context(), []string{"soak", "--caddy", caddy(t), "--for", "2s"}, &stdout, &stderr); err != nil {
+	if err := execute(t.Context(), []string{"soak", "--caddy", caddy(t), "--for", "1s", "--clients", "8"}, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, stdout.String(), stderr.String())
 	}
 	if !strings.Contains(stdout.String(), "; duplicates 0, lost 0, wrong decisions 0\n") {

@@ -131,7 +131,7 @@ func TestCapacityGoals(t *testing.T) {
 func TestCapacity(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr strings.Builder
-	args := []string{"capacity", "--caddy", caddy(t), "--slots", "2,4", "--analysis", "100ms", "--for", "1s", "--size", "50000", "--attackers", "2"}
+	args := []string{"capacity", "--caddy", caddy(t), "--slots", "2,4", "--analysis", "100ms", "--for", "400ms", "--overload", "4", "--size", "50000", "--attackers", "2"}
 	if err := execute(t.Context(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
