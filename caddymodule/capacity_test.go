@@ -70,9 +70,9 @@ func TestCapacityShared(t *testing.T) {
 		}()
 	}
 	<-arrived // the first of them
-	for first.gate.Status().Shared.Queued+second.gate.Status().Shared.Queued == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "one waits in the store", func() bool {
+		return first.gate.Status().Shared.Queued+second.gate.Status().Shared.Queued > 0
+	})
 	if a, b := first.gate.Status(), second.gate.Status(); a.InFlight+b.InFlight != 1 || a.Queued+b.Queued != 1 {
 		t.Errorf("%+v, %+v", a, b)
 	}
@@ -118,9 +118,7 @@ func TestSharedGauge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for !h.gate.Status().Shared.Alone {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "a gateway knows that its store is down", func() bool { return h.gate.Status().Shared.Alone })
 	if v := testutil.ToFloat64(gaugeNamed{g, "slots_shared"}); v != 0 {
 		t.Errorf("one store is down: %v", v)
 	}
@@ -133,4 +131,14 @@ const slotsDown = "down"
 func (s *plainSlots) Provision(caddy.Context) error {
 	s.Down.Store(s.Name == slotsDown)
 	return nil
+}
+
+// eventually returns when something is true that tells nobody when it becomes so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for begun := time.Now(); !is(); time.Sleep(time.Millisecond) {
+		if time.Since(begun) > 10*time.Second {
+			t.Fatalf("after 10 s it isn't true that %s", what)
+		}
+	}
 }

@@ -36,6 +36,20 @@ func startRedis(t testing.TB, args ...string) *redisServer {
 	return r
 }
 
+// startCluster runs a cluster of one Redis, with the account that another one takes on its command line. Its default user
+// stays: it is what makes the cluster.
+func startCluster(t testing.TB, account []string) *redisServer {
+	t.Helper()
+	r := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort(t)))
+	r.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+	r.await(t, "Cluster state changed: ok")
+	rights := account[len([]string{"--user", "oz", "on"}) : len(account)-len([]string{"--user", "default", "off"})]
+	for _, right := range rights {
+		r.do(t, "ACL", "SETUSER", "oz", "on", right)
+	}
+	return r
+}
+
 // startSentinel runs a Sentinel that watches a primary by the name "claims", and needs no other one to agree.
 func startSentinel(t testing.TB, primary *redisServer) *redisServer {
 	t.Helper()

@@ -138,13 +138,7 @@ func TestReplayRedisRefuses(t *testing.T) {
 // TestReplayCluster promises that a cluster works, and TestReplayFailover a Sentinel.
 func TestReplayCluster(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort(t)))
-	r.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	r.await(t, "Cluster state changed: ok")
-	rights := account("+cluster|slots")
-	for _, right := range rights[3 : len(rights)-3] {
-		r.do(t, "ACL", "SETUSER", "oz", "on", right)
-	}
+	r := startCluster(t, account("+cluster|slots"))
 	x := startChain(t, anyOf, guardedSite, withRedis("redis+cluster://oz:{env.REDIS_PASSWORD}@"+r.Addr)...)
 	x.assertCountsOnce(t, "/verify")
 }

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -107,13 +106,7 @@ func TestSharedSlots(t *testing.T) {
 // TestSharedSlotsCluster promises that a cluster counts, too.
 func TestSharedSlotsCluster(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort(t)))
-	r.do(t, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-	r.await(t, "Cluster state changed: ok")
-	rights := slotsAccount("+cluster|slots")
-	for _, right := range rights[3 : len(rights)-3] {
-		r.do(t, "ACL", "SETUSER", "oz", "on", right)
-	}
+	r := startCluster(t, slotsAccount("+cluster|slots"))
 	s := startSharing(t, withRedis("redis+cluster://oz:{env.REDIS_PASSWORD}@"+r.Addr)...)
 	for _, p := range s.gateways() {
 		p.awaitStatus(t, "shared.gateways", "2", "shared.alone", "false")
