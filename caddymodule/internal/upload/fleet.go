@@ -3,6 +3,7 @@ package upload
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"time"
 
@@ -90,21 +91,28 @@ func newFleet(l *limiter, room string) *fleet {
 	return f
 }
 
-// share begins, changes or, with nil, ends counting over all gateways. It returns
-// the fleet to leave, if any.
-func (l *limiter) share(s *Shared) (ended *fleet) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case s == nil:
+// countBy begins, changes or, with nil, ends counting over all gateways. Nothing
+// that the fleet which has ended is still told counts.
+func (l *limiter) countBy(s *Shared) (ended *fleet) {
+	if l.fleet != nil && (s == nil || l.fleet.room != s.Room) {
 		ended, l.fleet = l.fleet, nil
-		l.grant()
+		ended.stop()
+	}
+	if s == nil {
 		return ended
-	case l.fleet == nil:
+	}
+	if l.fleet == nil {
 		l.fleet = newFleet(l, s.Room)
 	}
 	l.fleet.use(s)
-	return nil
+	return ended
+}
+
+// busy reports whether there is something that a store counts.
+func (l *limiter) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fleet != nil && len(l.held)+len(l.waiting) > 0
 }
 
 // use has the fleet talk to a store: its first one, or that of another config.
@@ -125,13 +133,12 @@ func (f *fleet) use(s *Shared) {
 	}()
 }
 
-// leave gives back what this gateway has, unless uploads still use it. Then the
-// store takes it for dead soon.
+// leave gives back what this gateway has, once the fleet has ended, unless uploads
+// still use it. Then the store takes it for dead soon.
 func (f *fleet) leave() {
 	if f == nil {
 		return
 	}
-	f.stop()
 	select {
 	case <-f.done:
 	case <-time.After(storeTimeout): // the store doesn't answer
@@ -183,12 +190,17 @@ func (f *fleet) tellAll() {
 	f.whole = true
 }
 
+var errNotTakenIn = errors.New("it doesn't take this gateway in")
+
 // sync makes one call.
 func (f *fleet) sync(ctx context.Context, store SlotStore) {
 	report, told := f.report()
 	call, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	answer, err := store.Sync(call, f.room, report)
+	if err == nil && answer.Unknown && report.Joins {
+		err = errNotTakenIn
+	}
 	f.limiter.mu.Lock()
 	defer f.limiter.mu.Unlock()
 	switch {
@@ -323,6 +335,7 @@ func (f *fleet) take(granted []int64) {
 // estimate turns those away that have just begun to wait and would for too long,
 // given how many wait in all: they are the last of them.
 func (f *fleet) estimate(told []*ticket, waiting int) {
+	told = slices.DeleteFunc(told, (*ticket).isReady)
 	for i, t := range told {
 		if f.limiter.after(waiting-(len(told)-1-i)) > t.wait && f.limiter.turnAway(t, CauseWait) {
 			f.ended(t)

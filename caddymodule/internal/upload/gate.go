@@ -90,13 +90,23 @@ func OpenGate(key string, config any, capacity Capacity, gauges Gauges) (*Gate, 
 func newGate() *gate {
 	g := &gate{connections: make(map[connectionID]*connection)}
 	g.slots.service = firstGuess
-	g.calls.set(callSlots, callQueue)
+	g.calls.set(callSlots, callQueue, nil)
 	return g
 }
 
-// Destruct implements caddy.Destructor: the last user has gone.
+// Destruct implements caddy.Destructor: the last user has gone. After a reload
+// uploads of its config may still be in progress, which count until their end.
 func (g *gate) Destruct() error {
-	g.slots.share(nil).leave()
+	if !g.slots.busy() {
+		g.slots.unshare().leave()
+		return nil
+	}
+	go func() {
+		for g.slots.busy() {
+			time.Sleep(heartbeat)
+		}
+		g.slots.unshare().leave()
+	}()
 	return nil
 }
 
@@ -124,13 +134,16 @@ func (g *Gate) Close() {
 }
 
 func (g *gate) apply() {
-	c := g.inForce()
-	if c == (Capacity{}) {
+	if len(g.users) == 0 {
 		return
 	}
-	g.slots.set(c.Slots, c.Queue)
-	go g.slots.share(c.Shared).leave() // which may take a moment; mostly there is none to leave
-	if c.Memory > 0 {                  // uploads of the config before may still need theirs
+	c := g.inForce()
+	if c == (Capacity{}) { // uploads of the config before keep its limits, but not its store
+		go g.slots.unshare().leave()
+		return
+	}
+	go g.slots.set(c.Slots, c.Queue, c.Shared).leave() // which may take a moment; mostly there is none to leave
+	if c.Memory > 0 {                                  // uploads of the config before may still need theirs
 		g.memory.set(c.Memory)
 	}
 }

@@ -56,12 +56,24 @@ const (
 // Causes lists every Cause.
 func Causes() []Cause { return []Cause{CauseQueue, CauseWait, CauseMemory, CauseDisplaced} }
 
-// set changes the limits. More slots are handed to those that wait at once.
-func (l *limiter) set(slots, queue int) {
+// set changes the limits, and what counts them. More slots are handed to those
+// that wait at once. It returns the fleet to leave, if any.
+func (l *limiter) set(slots, queue int, s *Shared) (ended *fleet) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slots, l.queue = slots, queue
+	ended = l.countBy(s)
 	l.grant()
+	return ended
+}
+
+// unshare ends counting over all gateways, and leaves the limits as they are.
+func (l *limiter) unshare() (ended *fleet) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ended = l.countBy(nil)
+	l.grant()
+	return ended
 }
 
 // acquire waits for a slot, but not longer than wait. It doesn't even begin to

@@ -14,7 +14,7 @@ const analysis = 3 * time.Second
 
 func newLimiter(slots, queue int) *limiter {
 	l := &limiter{service: firstGuess}
-	l.set(slots, queue)
+	l.set(slots, queue, nil)
 	return l
 }
 
@@ -173,7 +173,7 @@ func TestLimiterChanges(t *testing.T) {
 		if _, err := l.acquire(t.Context(), nil, time.Second); err == nil {
 			t.Error("a queue of 0 let one wait")
 		}
-		l.set(1, 5)
+		l.set(1, 5, nil)
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {
@@ -183,12 +183,12 @@ func TestLimiterChanges(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		l.set(3, 0)
+		l.set(3, 0, nil)
 		synctest.Wait()
 		if busy, waiting := l.load(); busy != 3 || waiting != 1 {
 			t.Errorf("with 3 slots %d are taken and %d wait", busy, waiting)
 		}
-		l.set(2, 0)
+		l.set(2, 0, nil)
 		first(true)
 		if busy, waiting := l.load(); busy != 2 || waiting != 1 {
 			t.Errorf("with 2 slots %d are taken and %d wait", busy, waiting)

@@ -8,7 +8,8 @@ import "context"
 //
 // Times are durations in milliseconds, so that clocks of gateways don't matter:
 // the store reckons with its own. Errors may go to the log, and must quote no
-// secret.
+// secret. After a reload a store is used until the last capsule of its config has
+// ended.
 type SlotStore interface {
 	// Sync tells the store what a gateway has and wants, and returns what it got.
 	// It must be atomic over all gateways, and when a report comes twice nothing

@@ -1,0 +1,151 @@
+package upload_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/slotstest"
+	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/upload"
+)
+
+// replace loads another config for a gateway, and then ends the one before.
+func (g *gateways) replace(t *testing.T, gateway int, key string, c upload.Capacity) {
+	t.Helper()
+	gate, err := upload.OpenGate(key, new(int), c, upload.Gauges{Queued: nothing{}, Memory: nothing{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.gates[gateway].Close()
+	g.gates[gateway] = gate
+	synctest.Wait()
+}
+
+func (g *gateways) shared(room string) *upload.Shared {
+	return &upload.Shared{Store: &slotstest.Store{Server: g.server}, Config: "redis", Room: room, Lease: lease, Logger: zap.NewNop()}
+}
+
+// A config without any capacity ends the sharing, too: its store ends with the config before.
+func TestFleetEndsWithCapacity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 2, capacity(2, 8, 0))
+		defer g.close()
+		time.Sleep(5 * time.Second)
+		g.replace(t, 0, t.Name()+" 0", upload.Capacity{})
+		time.Sleep(2 * heartbeat)
+		if s, other := g.gates[0].Status(), g.gates[1].Status(); s.Shared != nil || other.Shared.Gateways != 1 {
+			t.Errorf("%+v, and in the other gateway %+v", s.Shared, other.Shared)
+		}
+	})
+}
+
+// A config that names another room, such as by a placeholder, goes there.
+func TestFleetMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateways(t, 2, capacity(2, 8, 0))
+		defer g.close()
+		time.Sleep(5 * time.Second)
+		elsewhere := capacity(2, 8, 0)
+		elsewhere.Shared = g.shared("another")
+		g.replace(t, 0, t.Name()+" 0", elsewhere)
+		time.Sleep(2 * heartbeat)
+		for i, gate := range g.gates {
+			if s := gate.Status().Shared; s.Gateways != 1 {
+				t.Errorf("gateway %d: %+v", i, s)
+			}
+		}
+	})
+}
+
+// What a config has begun that ends with its way to Oz, such as one with another header_up, counts
+// until its end.
+func TestFleetOutlivesItsConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := capacity(2, 8, 0)
+		c.Wait = time.Hour
+		g := newGateways(t, 2, c)
+		defer g.close()
+		time.Sleep(5 * time.Second)
+		for range 4 {
+			g.send(0, "before", 8*time.Second)
+			synctest.Wait()
+		}
+		c.Shared = g.shared("oz")
+		g.replace(t, 0, t.Name()+" another way", c)
+		g.send(0, "after", time.Second)
+		g.send(1, "after", time.Second)
+		time.Sleep(6 * time.Second)
+		if s := g.gates[1].Status().Shared; s.InFlight != 2 || s.Queued != 4 || s.Gateways != 3 {
+			t.Errorf("after six seconds: %+v", s)
+		}
+		g.all.Wait()
+		time.Sleep(3 * heartbeat)
+		if s := g.gates[1].Status().Shared; g.most != 2 || g.refused != 0 || s.Gateways != 2 || s.InFlight != 0 {
+			t.Errorf("%d at once, %d refused, and in the end %+v", g.most, g.refused, s)
+		}
+	})
+}
+
+// slow is a store whose calls take their time.
+type slow struct{ *slotstest.Store }
+
+func (s slow) Sync(ctx context.Context, room string, r upload.SlotReport) (upload.SlotAnswer, error) {
+	time.Sleep(heartbeat / 10)
+	return s.Store.Sync(ctx, room, r)
+}
+
+// Those of a burst that would wait for too long are refused at once, as others are, although there is
+// room for them in the queue.
+func TestFleetEstimatesInABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gateways{server: slotstest.NewServer()}
+		store := slow{&slotstest.Store{Server: g.server}}
+		g.gates = append(g.gates, g.open(t, t.Name(), capacity(1, 20, 0), store, zap.NewNop()))
+		defer g.close()
+		time.Sleep(5*time.Second + heartbeat/2)
+		g.send(0, "", analysis)
+		synctest.Wait()
+		for range 100 { // within one call
+			g.send(0, "", analysis)
+		}
+		time.Sleep(heartbeat / 2)
+		// As many as are done within the time that a capsule may wait.
+		if s := g.gates[0].Status(); s.InFlight != 1 || s.Queued != 5 {
+			t.Errorf("%d are in flight and %d wait", s.InFlight, s.Queued)
+		}
+	})
+}
+
+// forgetting is a store that never knows a gateway, also one that joins.
+type forgetting struct{ calls int }
+
+func (s *forgetting) Sync(context.Context, string, upload.SlotReport) (upload.SlotAnswer, error) {
+	s.calls++
+	time.Sleep(time.Millisecond)
+	return upload.SlotAnswer{Unknown: true}, nil
+}
+
+func (*forgetting) Listen(ctx context.Context, _, _ string, _ func()) { <-ctx.Done() }
+
+// A store that takes no gateway in is one that doesn't answer: it is asked each second, and the gateway
+// goes on alone.
+func TestFleetIsNotTakenIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		g, store := new(gateways), new(forgetting)
+		g.gates = append(g.gates, g.open(t, t.Name(), capacity(2, 8, 0), store, zap.New(core)))
+		defer g.close()
+		g.send(0, "", time.Second)
+		time.Sleep(10 * heartbeat)
+		if calls := store.calls; calls > 12 {
+			t.Errorf("it was asked %d times in ten seconds", calls)
+		}
+		if n := logs.FilterMessageSnippet("goes on with its share").Len(); n != 1 || g.count() != 1 {
+			t.Errorf("logged %d times, %d served", n, g.count())
+		}
+	})
+}
