@@ -92,8 +92,8 @@ build() {
 
 	# Not through a pipe: grep leaves at its first match, and Caddy would fail to write the rest.
 	./caddy list-modules --versions >"$tmp/modules" && grep -qx "http.handlers.oz_instant $stamp" "$tmp/modules" &&
-		grep -qx "http.handlers.oz_instant.replay.redis $stamp" "$tmp/modules" ||
-		die "./caddy came out without http.handlers.oz_instant and its store in Redis at $stamp."
+		grep -qx "http.handlers.oz_instant.replay.redis $stamp" "$tmp/modules" && grep -qx "http.handlers.oz_instant.slots.redis $stamp" "$tmp/modules" ||
+		die "./caddy came out without http.handlers.oz_instant and its stores in Redis at $stamp."
 	./caddy validate --config Caddyfile.example >"$tmp/log" 2>&1 ||
 		die "Caddyfile.example is not valid: $(cat "$tmp/log")"
 	say "./caddy is ready: $(./caddy version), oz_instant $stamp"

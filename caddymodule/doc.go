@@ -33,7 +33,8 @@
 //	               internal/diagnose ─▶ internal/seal
 //
 //	config.go        the JSON config: fields, defaults, rules
-//	caddyfile.go     the directive
+//	caddyfile.go     the directive; caddyfile_store.go has what leads to a store
+//	capacity.go      slots, queue and memory, and the gateways that share them
 //	handler.go       provisioning, and the story above
 //	request.go       what a request is; the reserved names
 //	result.go        what came of a capsule
@@ -54,5 +55,5 @@
 //	internal/upload    the client's body: progress, slots, queue, memory
 //	internal/seal      keys and signing
 //	internal/diagnose  check, status, explain, verify, attack and size
-//	redis              the replay guard's store in Redis
+//	redis              the stores in Redis: of the replay guard, and of shared slots
 package caddymodule

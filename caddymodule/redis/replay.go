@@ -1,6 +1,11 @@
-// Package redis is the replay guard's store in Redis, for several gateways:
+// Package redis has the stores in Redis, for several gateways: of the replay
+// guard, and of the slots that they share.
 //
 //	replay_guard redis redis://oz:{env.REDIS_PASSWORD}@redis.internal
+//	capacity {
+//		slots  9
+//		shared redis redis://oz:{env.REDIS_PASSWORD}@redis.internal
+//	}
 //
 // It is a package of its own so that only those who want it link its client:
 // xcaddy.sh builds it in, others add

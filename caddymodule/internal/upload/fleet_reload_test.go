@@ -2,6 +2,7 @@ package upload_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,10 +122,10 @@ func TestFleetEstimatesInABurst(t *testing.T) {
 }
 
 // forgetting is a store that never knows a gateway, also one that joins.
-type forgetting struct{ calls int }
+type forgetting struct{ calls atomic.Int64 }
 
 func (s *forgetting) Sync(context.Context, string, upload.SlotReport) (upload.SlotAnswer, error) {
-	s.calls++
+	s.calls.Add(1)
 	time.Sleep(time.Millisecond)
 	return upload.SlotAnswer{Unknown: true}, nil
 }
@@ -141,7 +142,7 @@ func TestFleetIsNotTakenIn(t *testing.T) {
 		defer g.close()
 		g.send(0, "", time.Second)
 		time.Sleep(10 * heartbeat)
-		if calls := store.calls; calls > 12 {
+		if calls := store.calls.Load(); calls > 12 {
 			t.Errorf("it was asked %d times in ten seconds", calls)
 		}
 		if n := logs.FilterMessageSnippet("goes on with its share").Len(); n != 1 || g.count() != 1 {
