@@ -128,9 +128,19 @@ func (f *fleet) use(s *Shared) {
 	go s.Store.Listen(ctx, f.room, f.gateway, f.poke)
 	go func() {
 		defer close(done)
-		<-before
+		await(before)
 		f.run(ctx, s.Store)
 	}()
+}
+
+// await waits until a store isn't talked to any more, unless a call doesn't end.
+func await(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-time.After(storeTimeout):
+		return false
+	}
 }
 
 // leave gives back what this gateway has, once the fleet has ended, unless uploads
@@ -139,9 +149,7 @@ func (f *fleet) leave() {
 	if f == nil {
 		return
 	}
-	select {
-	case <-f.done:
-	case <-time.After(storeTimeout): // the store doesn't answer
+	if !await(f.done) {
 		return
 	}
 	f.limiter.mu.Lock()
@@ -192,25 +200,40 @@ func (f *fleet) tellAll() {
 
 var errNotTakenIn = errors.New("it doesn't take this gateway in")
 
-// sync makes one call.
+// sync makes one call. The gateway goes on after storeTimeout, also if the call
+// doesn't end.
 func (f *fleet) sync(ctx context.Context, store SlotStore) {
 	report, told := f.report()
 	call, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	defer context.AfterFunc(call, func() { f.act(ctx, func() { f.lose(call.Err()) }) })()
 	answer, err := store.Sync(call, f.room, report)
-	if err == nil && answer.Unknown && report.Joins {
+	switch {
+	case err != nil:
+	case call.Err() != nil:
+		err = call.Err()
+	case answer.Unknown && report.Joins:
 		err = errNotTakenIn
 	}
+	f.act(ctx, func() {
+		if err != nil {
+			f.lose(err)
+			return
+		}
+		f.accept(report, told, answer)
+	})
+}
+
+// act does what is to be done after a call, unless another store is used now, or
+// none.
+func (f *fleet) act(ctx context.Context, do func()) {
 	f.limiter.mu.Lock()
 	defer f.limiter.mu.Unlock()
-	switch {
-	case ctx.Err() != nil: // another store is used now, or none
+	if ctx.Err() != nil {
 		f.whole = true
-	case err != nil:
-		f.lose(err)
-	default:
-		f.accept(report, told, answer)
+		return
 	}
+	do()
 }
 
 // report says what has come about since the last call, or all there is. It also

@@ -150,3 +150,42 @@ func TestFleetIsNotTakenIn(t *testing.T) {
 		}
 	})
 }
+
+// stuck is a store whose first call never ends.
+type stuck struct {
+	*slotstest.Store
+	calls atomic.Int64
+	end   chan struct{}
+}
+
+func (s *stuck) Sync(ctx context.Context, room string, r upload.SlotReport) (upload.SlotAnswer, error) {
+	if s.calls.Add(1) == 1 {
+		<-s.end
+	}
+	return s.Store.Sync(ctx, room, r)
+}
+
+// A call that doesn't end in time has failed, and what it still does counts for nothing. Another config
+// has its own store called all the same.
+func TestFleetOutlivesACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gateways{server: slotstest.NewServer()}
+		store := &stuck{Store: &slotstest.Store{Server: g.server}, end: make(chan struct{})}
+		g.gates = append(g.gates, g.open(t, t.Name(), capacity(2, 8, 0), store, zap.NewNop()))
+		defer g.close()
+		g.send(0, "", 19*time.Second)
+		time.Sleep(2 * heartbeat)
+		if s := g.gates[0].Status(); s.InFlight != 1 || !s.Shared.Alone {
+			t.Errorf("%+v, %+v", s, s.Shared)
+		}
+		c := capacity(2, 8, 0)
+		c.Shared = g.shared("oz")
+		g.replace(t, 0, t.Name(), c)
+		time.Sleep(2 * heartbeat)
+		close(store.end)
+		time.Sleep(5 * time.Second) // until the room isn't fresh any more
+		if s := g.gates[0].Status().Shared; s.Alone || s.Gateways != 1 || s.InFlight != 1 {
+			t.Errorf("with another store: %+v", s)
+		}
+	})
+}
