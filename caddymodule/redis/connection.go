@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -110,6 +111,8 @@ func plain(err error) error {
 		return errors.New("redis: its certificate is not trusted")
 	case errors.As(err, &op):
 		return fmt.Errorf("redis: %w", op)
+	case errors.Is(err, io.EOF):
+		return errors.New("redis: connection closed")
 	case errors.As(err, &reply):
 		return replyError(errorCode(reply.Error()))
 	}

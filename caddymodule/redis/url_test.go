@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -201,7 +202,8 @@ func TestErrorsQuoteNothing(t *testing.T) {
 		serverError("ERR Error running script (call to f_6ea): @user_script:3: @user_script: 3: The user executing the script can't run this command or x"): "redis: it answered NOPERM",
 		serverError("secret"): "redis: it answered an error",
 		fmt.Errorf("call: %w", serverError("READONLY secret")): "redis: it answered READONLY",
-		errors.New("secret"): "redis: error of type *errors.errorString",
+		errors.New("secret"):             "redis: error of type *errors.errorString",
+		fmt.Errorf("secret: %w", io.EOF): "redis: connection closed",
 		&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}: "redis: dial tcp: connection refused",
 		fmt.Errorf("secret: %w", context.DeadlineExceeded):                          "context deadline exceeded",
 	} {
