@@ -55,10 +55,10 @@ type Capacity struct {
 
 	// Counts `slots` and `queue` over all gateways that use the same store: a
 	// module in the namespace `http.handlers.oz_instant.slots`, such as `redis`.
-	// Gateways belong together if they name their upstreams, `base_path` and Host
-	// in the same way. The capsule that has waited longest goes next, wherever it
-	// waits, and Retry-After takes all of them into account. Set the same limits
-	// in each gateway; `memory` stays each gateway's own.
+	// Gateways belong together if they name their upstreams, `base_path`, Host and
+	// `tls_server_name` in the same way. The capsule that has waited longest goes
+	// next, wherever it waits, and Retry-After takes all of them into account. Set
+	// the same limits in each gateway; `memory` stays each gateway's own.
 	//
 	// A gateway that dies gives back its slots within five seconds. While the
 	// store doesn't answer, each gateway goes on with its share: `slots` and

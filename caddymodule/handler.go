@@ -88,13 +88,13 @@ func (h *Handler) provisionRoutes(ctx caddy.Context) error {
 // provisionOz opens the way to Oz, and its gate: also for a handler without
 // limits, so that it cannot go around those of another one.
 func (h *Handler) provisionOz(ctx caddy.Context) (err error) {
-	identity, room := h.Config.Identity(), h.Config.Installation() // before New, which consumes the config
+	identity, installation := h.Config.Identity(), h.Config.Installation() // before New, which consumes the config
 	opts := h.options()
 	opts.Granted = h.metrics.tokenRefreshed
 	if h.client, err = ozclient.New(ctx, &h.Config, opts); err != nil {
 		return err
 	}
-	if err := h.openGate(ctx, identity, room); err != nil {
+	if err := h.openGate(ctx, identity, installation); err != nil {
 		return err
 	}
 	h.way = openWay(identity, configID(ctx), h.client, h.gate)

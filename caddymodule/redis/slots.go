@@ -24,8 +24,8 @@ func init() {
 // with no harm: gateways tell it again each second. All times are measured by
 // Redis's own clock.
 //
-// Gateways share slots if they name their upstreams, `base_path` and Host in the
-// same way.
+// Gateways share slots if they name their upstreams, `base_path`, Host and
+// `tls_server_name` in the same way.
 type Slots struct {
 	// Where Redis is, as for `replay_guard`; with the same URL it is the same
 	// connection. Required.

@@ -302,8 +302,8 @@ func (c *Config) Identity() string {
 }
 
 // Installation names the Oz at the end of the way, as other gateways with the
-// same upstreams, base path and Host name it, too. Other headers are no part of
-// it: there may be a password that changes in one gateway after the other.
+// same upstreams, base path, Host and TLS name do, too. Other headers are no part
+// of it: there may be a password that changes in one gateway after the other.
 // Placeholders such as {env.OZ_HOST} count as what they come to.
 //
 // It must be taken before New.
@@ -315,6 +315,9 @@ func (c *Config) Installation() string {
 				way = append(way, values)
 			}
 		}
+	}
+	if name := gjson.GetBytes(c.ReverseProxy.TransportRaw, "tls.server_name"); name.Exists() {
+		way = append(way, name.Str)
 	}
 	return caddy.NewReplacer().ReplaceKnown(canonical(way), "")
 }

@@ -185,6 +185,7 @@ func TestInstallation(t *testing.T) {
 		"base path": of(`{"base_path": "/x"}`, `{`+to+`, "headers": {"request": {"set": {"Host": ["one.internal"]}}}}`),
 		"upstream":  of("", `{"upstreams": [{"dial": "a:1"}], "headers": {"request": {"set": {"Host": ["one.internal"]}}}}`),
 		"Host":      of("", `{`+to+`, "headers": {"request": {"set": {"Host": ["two.internal"]}}}}`),
+		"TLS name":  of("", `{`+to+`, "headers": {"request": {"set": {"Host": ["one.internal"]}}}, "transport": {"protocol": "http", "tls": {"server_name": "two.internal"}}}`),
 		"dynamic":   of("", `{"upstreams": null, "dynamic_upstreams": {"source": "a", "name": "one.test", "port": "80"}}`),
 	} {
 		if other == one {
