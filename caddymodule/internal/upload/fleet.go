@@ -98,10 +98,13 @@ func (l *limiter) countBy(s *Shared) (ended *fleet) {
 		ended, l.fleet = l.fleet, nil
 		ended.stop()
 	}
-	if s == nil {
+	switch {
+	case s == nil && ended != nil:
+		l.judgeNew()
 		return ended
-	}
-	if l.fleet == nil {
+	case s == nil:
+		return nil
+	case l.fleet == nil:
 		l.fleet = newFleet(l, s.Room)
 	}
 	l.fleet.use(s)
@@ -375,6 +378,7 @@ func (f *fleet) lose(err error) {
 		slots, queue := f.part(l.slots, l.queue)
 		f.logger.Error("capacity: the store of the slots doesn't answer; until it does, this gateway goes on with its share",
 			zap.Int("slots", slots), zap.Int("queue", queue), zap.Int("gateways", f.gateways), zap.Error(err))
+		l.judgeNew()
 	}
 	f.whole = true
 	l.grant()
@@ -391,7 +395,7 @@ func (f *fleet) beCautious() {
 	}
 	f.cautious, f.joins, f.whole = true, true, true
 	for _, t := range l.waiting {
-		t.accepted, t.told = true, false
+		t.told = false
 	}
 }
 

@@ -189,3 +189,22 @@ func TestFleetOutlivesACall(t *testing.T) {
 		}
 	})
 }
+
+// Those that came while a call was in progress that failed are newcomers of a gateway that is alone: no
+// more of them wait than may, and the others are refused at once.
+func TestFleetLosesTheStoreInABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gateways{server: slotstest.NewServer()}
+		store := &stuck{Store: &slotstest.Store{Server: g.server}, end: make(chan struct{})}
+		g.gates = append(g.gates, g.open(t, t.Name(), capacity(2, 8, 0), store, zap.NewNop()))
+		defer g.close()
+		for range 100 {
+			g.send(0, "", analysis)
+		}
+		time.Sleep(heartbeat + heartbeat/10)
+		if s := g.gates[0].Status(); s.InFlight != 1 || s.Queued != 4 { // a gateway that doesn't know of others takes a half
+			t.Errorf("%d are in flight and %d wait", s.InFlight, s.Queued)
+		}
+		close(store.end)
+	})
+}

@@ -98,22 +98,42 @@ func (l *limiter) enter(wait time.Duration, accepted bool) *ticket {
 	defer l.mu.Unlock()
 	l.tickets++
 	t := &ticket{id: l.tickets, since: time.Now(), wait: wait, accepted: accepted, ready: make(chan struct{})}
-	slots, queue := l.limits()
-	switch {
-	case l.fleet.grants():
+	if l.fleet.grants() {
 		l.waiting = append(l.waiting, t)
 		l.fleet.poke()
+	} else {
+		l.judge(t)
+	}
+	return t
+}
+
+// judge gives a newcomer a slot, refuses it, or has it wait.
+func (l *limiter) judge(t *ticket) {
+	slots, queue := l.limits()
+	switch {
 	case len(l.waiting) == 0 && l.free(slots):
 		l.admit(t)
-	case len(l.waiting) >= queue && !accepted:
+	case len(l.waiting) >= queue && !t.accepted:
 		t.refuse(&Refused{CauseQueue, l.untilFree()})
-	case l.after(len(l.waiting)+1) > wait:
+	case l.after(len(l.waiting)+1) > t.wait:
 		t.refuse(&Refused{CauseWait, l.untilFree()})
 	default:
 		t.accepted = true
 		l.waiting = append(l.waiting, t)
 	}
-	return t
+}
+
+// judgeNew judges those that the fleet's store hasn't accepted yet, when it
+// grants nothing any more.
+func (l *limiter) judgeNew() {
+	all := l.waiting
+	l.waiting = slices.DeleteFunc(slices.Clone(all), func(t *ticket) bool { return !t.accepted })
+	l.grant()
+	for _, t := range all {
+		if !t.accepted {
+			l.judge(t)
+		}
+	}
 }
 
 // patience returns how long a ticket is waited for at most. A fleet's answer
