@@ -173,7 +173,7 @@ func (f *fleet) leave() {
 func (f *fleet) run(ctx context.Context, store SlotStore) {
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
 		f.sync(ctx, store)
 		wake := f.wake
 		if f.isLost() { // it is asked again with the next heartbeat
@@ -181,7 +181,6 @@ func (f *fleet) run(ctx context.Context, store SlotStore) {
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-tick.C:
 			f.tellAll()
 		case <-wake:
@@ -223,7 +222,7 @@ func (f *fleet) sync(ctx context.Context, store SlotStore) {
 			f.lose(err)
 			return
 		}
-		f.accept(report, told, answer)
+		f.accept(told, answer)
 	})
 }
 
@@ -307,7 +306,7 @@ func (t *ticket) slotTicket(now time.Time) SlotTicket {
 }
 
 // accept acts on the store's answer to a report.
-func (f *fleet) accept(r SlotReport, told []*ticket, a SlotAnswer) {
+func (f *fleet) accept(told []*ticket, a SlotAnswer) {
 	l := f.limiter
 	if a.Unknown {
 		f.beCautious()
@@ -401,11 +400,11 @@ func (f *fleet) beCautious() {
 
 // part returns this gateway's part of the limits: at least one slot. How many
 // gateways there are is known from the store's last answer. One that never got
-// an answer takes one slot.
+// an answer takes one slot. There are no slots once another config has none.
 func (f *fleet) part(slots, queue int) (ownSlots, ownQueue int) {
 	gateways := f.gateways
-	if gateways == 0 {
-		gateways = slots
+	if gateways < 1 {
+		gateways = max(1, slots)
 	}
 	return max(1, slots/gateways), max(min(queue, 1), queue/gateways)
 }

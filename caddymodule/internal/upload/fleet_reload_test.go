@@ -208,3 +208,23 @@ func TestFleetLosesTheStoreInABurst(t *testing.T) {
 		close(store.end)
 	})
 }
+
+// A config without slots may come at any instant, also when the store never answered.
+func TestFleetEndsWithSlots(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			g := &gateways{server: slotstest.NewServer()}
+			store := &slotstest.Store{Server: g.server}
+			store.Down.Store(true)
+			g.gates = append(g.gates, g.open(t, t.Name(), capacity(2, 8, 0), store, zap.NewNop()))
+			defer g.close()
+			time.Sleep(3 * heartbeat) // which is when the store is asked again
+			g.replace(t, 0, t.Name(), capacity(0, 8, 8<<20))
+			g.send(0, "", time.Second)
+			g.all.Wait()
+			if s := g.gates[0].Status(); s.Shared != nil || g.count() != 1 {
+				t.Errorf("%+v, %d served", s.Shared, g.count())
+			}
+		})
+	}
+}
