@@ -360,8 +360,9 @@ func (f *fleet) take(granted []int64) {
 // estimate turns those away that have just begun to wait and would for too long,
 // given how many wait in all: they are the last of them.
 func (f *fleet) estimate(told []*ticket, waiting int) {
-	told = slices.DeleteFunc(told, (*ticket).isReady)
+	told = slices.DeleteFunc(told, func(t *ticket) bool { return t.judged || t.isReady() })
 	for i, t := range told {
+		t.judged = true
 		if f.limiter.after(waiting-(len(told)-1-i)) > t.wait && f.limiter.turnAway(t, CauseWait) {
 			f.ended(t)
 		}

@@ -228,3 +228,26 @@ func TestFleetEndsWithSlots(t *testing.T) {
 		})
 	}
 }
+
+// Those that have been let in to wait aren't refused when the store must be told of them again, however
+// long analyses take by then.
+func TestFleetKeepsThoseThatWait(t *testing.T) {
+	for _, memory := range []int64{0, 8 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGateways(t, 1, capacity(1, 20, memory))
+			defer g.close()
+			time.Sleep(5 * time.Second)
+			g.send(0, "", 6*time.Second)
+			synctest.Wait()
+			for range 5 {
+				g.send(0, "", time.Second)
+			}
+			time.Sleep(6 * time.Second)
+			g.server.Restart()
+			g.all.Wait()
+			if g.count() != 6 || g.refused != 0 {
+				t.Errorf("memory %d: %d served, %d refused", memory, g.count(), g.refused)
+			}
+		})
+	}
+}

@@ -29,6 +29,7 @@ type ticket struct {
 	since    time.Time     // when it came, or got its slot
 	wait     time.Duration // how long it may wait
 	accepted bool          // can't be refused for the queue any more
+	judged   bool          // nor for the time that it would wait
 	told     bool          // the fleet's store has it in its books
 	ready    chan struct{} // closed when it has a slot, or is refused
 	refused  *Refused
@@ -118,7 +119,7 @@ func (l *limiter) judge(t *ticket) {
 	case l.after(len(l.waiting)+1) > t.wait:
 		t.refuse(&Refused{CauseWait, l.untilFree()})
 	default:
-		t.accepted = true
+		t.accepted, t.judged = true, true
 		l.waiting = append(l.waiting, t)
 	}
 }
