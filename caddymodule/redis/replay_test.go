@@ -24,7 +24,7 @@ import (
 
 // startServer runs a real Redis until the test ends, with options as on its command
 // line, and returns its URL.
-func startServer(t *testing.T, args ...string) string {
+func startServer(t testing.TB, args ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	switch {
@@ -62,7 +62,7 @@ func startServer(t *testing.T, args ...string) string {
 }
 
 // newStore loads a store that ends with the test.
-func newStore(t *testing.T, url string) *Replay {
+func newStore(t testing.TB, url string) *Replay {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)

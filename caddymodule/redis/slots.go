@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -83,14 +84,10 @@ func (s *Slots) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// slotsKeys returns the keys of a room. The braces put them on one node of a
-// cluster.
+// slotsKeys returns the keys of a room; those of each gateway are made of them in
+// the script. The braces put all of them on one node of a cluster.
 func slotsKeys(room string) []string {
-	keys := []string{"gateways", "leases", "offers", "queue", "fresh"}
-	for i := range keys {
-		keys[i] = slotsPrefix + "{" + room + "}:" + keys[i]
-	}
-	return keys
+	return []string{slotsPrefix + "{" + room + "}:gateways", slotsPrefix + "{" + room + "}:fresh"}
 }
 
 // slotsChannel returns the channel on which a room's gateways are told that they
@@ -145,9 +142,12 @@ func ids(value any) ([]int64, error) {
 	}
 	list := make([]int64, len(values))
 	for i, v := range values {
-		if list[i], ok = v.(int64); !ok {
+		text, _ := v.(string)
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
 			return nil, errAnswer
 		}
+		list[i] = n
 	}
 	return list, nil
 }
@@ -177,7 +177,7 @@ func explain(err error) error {
 	case "READONLY":
 		return fmt.Errorf("%w: it is a replica, which takes no writes; the URL must lead to the primary", err)
 	case "NOPERM":
-		return fmt.Errorf("%w: the account lacks rights (want +eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe ~%s* &%[2]s*)",
+		return fmt.Errorf("%w: the account lacks rights (want +eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe ~%s* &%[2]s*)",
 			err, slotsPrefix)
 	}
 	return err

@@ -1,18 +1,21 @@
 -- Counts the slots and the queue of one room over all gateways, and grants slots, first come, first served.
 --
 -- KEYS: gateways, a sorted set of gateways by the instant (ms) at which each is taken for dead
---       leases,   a sorted set of tickets that have a slot, by the instant (ms) at which each ends
---       offers,   the same of tickets whose gateway hasn't been heard since they got their slot
---       queue,    a sorted set of tickets that wait, by the instant (µs) at which each came
---       fresh,    the instant (ms) until which other gateways may come back that go on alone
+--       fresh,    which is there while other gateways may come back that go on alone
 -- ARGV: the report of a gateway, as JSON; the channel on which gateways are told that they got a slot
+--
+-- Each gateway has keys of its own, so that a call costs what its gateway has, and a little for each other one:
+--
+--       leases, a sorted set of its tickets that have a slot, by the instant (ms) at which each ends
+--       offers, the same of those that got their slot since it was heard
+--       queue,  a sorted set of those that wait, by the instant (µs) at which each came
+--
+-- Their names begin as those in KEYS do, up to and with the room in braces: in a cluster they are all on one node.
 --
 -- Returns nothing if the gateway hasn't joined: Redis may have been restarted. Otherwise whether the room is fresh, the number of
 -- gateways, of tickets that have a slot and of those that wait, the tickets of this gateway that have a slot, and those that are
 -- refused.
---
--- A ticket is "<gateway>/<id>".
-local gateways, leases, offers, queue, fresh = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local gateways, fresh = KEYS[1], KEYS[2]
 local report, channel = cjson.decode(ARGV[1]), ARGV[2]
 local me = report.gateway
 
@@ -23,24 +26,20 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function text(n) return string.format('%.0f', n) end
 
 local function list(values) return type(values) == 'table' and values or {} end
-local function ticket(id) return me .. '/' .. text(id) end
-local function owner(t) return string.match(t, '^[^/]*') end
-local function id(t) return string.match(t, '[^/]*$') end
 
--- forget takes all of a gateway's tickets out but those to keep.
-local function forget(gateway, keep)
-	for _, key in ipairs({leases, offers, queue}) do
-		for _, t in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-			if owner(t) == gateway and not keep[t] then redis.call('ZREM', key, t) end
-		end
+local room = string.match(gateways, '.*:')
+local function key(kind, gateway) return room .. kind .. ':' .. gateway end
+local leases, offers, queue = key('leases', me), key('offers', me), key('queue', me)
+
+local function forget(gateway)
+	for _, kind in ipairs({'leases', 'offers', 'queue'}) do
+		redis.call('ZREMRANGEBYSCORE', key(kind, gateway), '-inf', '+inf')
 	end
+	redis.call('ZREM', gateways, gateway)
 end
 
 -- What has ended by itself.
-for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '-inf', text(now))) do
-	forget(gateway, {})
-	redis.call('ZREM', gateways, gateway)
-end
+for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '-inf', text(now))) do forget(gateway) end
 redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
 redis.call('ZREMRANGEBYSCORE', offers, '-inf', text(now))
 
@@ -48,100 +47,137 @@ if not (report.joins or report.left or redis.call('ZSCORE', gateways, me)) then 
 
 -- What the gateway says.
 if report.left then
-	forget(me, {})
-	redis.call('ZREM', gateways, me)
+	forget(me)
+	report.held, report.waiting, report.new = nil, nil, nil
 else
-	if report.joins and report.cautious or redis.call('ZCARD', gateways) == 0 then redis.call('SET', fresh, text(now + report.life)) end
+	if report.joins and report.cautious or redis.call('ZCARD', gateways) == 0 then redis.call('SET', fresh, '', 'PX', text(report.life)) end
 	redis.call('ZADD', gateways, text(now + report.life), me)
 end
-for _, t in ipairs(redis.call('ZRANGE', offers, 0, -1)) do
-	if owner(t) == me then
-		redis.call('ZREM', offers, t)
-		redis.call('ZADD', leases, text(now + report.lease), t)
-	end
+for _, id in ipairs(redis.call('ZRANGE', offers, 0, -1)) do
+	redis.call('ZREM', offers, id)
+	redis.call('ZADD', leases, text(now + report.lease), id)
 end
+
+-- In which key each of its tickets is: looked up, but all at once for a report of all.
+local where = setmetatable({}, {__index = function(_, id)
+	return redis.call('ZSCORE', leases, id) and leases or redis.call('ZSCORE', queue, id) and queue
+end})
 if report.whole then
 	local keep = {}
 	for _, tickets in ipairs({list(report.held), list(report.waiting), list(report.new)}) do
-		for _, t in ipairs(tickets) do keep[ticket(t.id)] = true end
+		for _, t in ipairs(tickets) do keep[text(t.id)] = true end
 	end
-	forget(me, keep)
+	where = {}
+	for _, own in ipairs({leases, queue}) do
+		for _, id in ipairs(redis.call('ZRANGE', own, 0, -1)) do
+			if keep[id] then where[id] = own else redis.call('ZREM', own, id) end
+		end
+	end
 end
 for _, t in ipairs(list(report.held)) do
-	redis.call('ZREM', queue, ticket(t.id))
-	if t.age < report.lease then redis.call('ZADD', leases, text(now + report.lease - t.age), ticket(t.id)) end
+	local id = text(t.id)
+	if where[id] == queue then
+		redis.call('ZREM', queue, id)
+		where[id] = nil
+	end
+	if not where[id] and t.age < report.lease then
+		redis.call('ZADD', leases, text(now + report.lease - t.age), id)
+		where[id] = leases
+	end
 end
 for _, over in ipairs(list(report.over)) do
-	redis.call('ZREM', leases, ticket(over))
-	redis.call('ZREM', queue, ticket(over))
+	local id = text(over)
+	redis.call('ZREM', leases, id)
+	redis.call('ZREM', queue, id)
+	where[id] = nil
 end
 
-local function known(t) return redis.call('ZSCORE', leases, t) or redis.call('ZSCORE', queue, t) end -- of its own, none is an offer now
 local came = time[1] * 1000000 + time[2]
-local function wait(t)
-	redis.call('ZADD', queue, text(came - t.age * 1000), ticket(t.id))
+local function wait(t, id)
+	redis.call('ZADD', queue, text(came - t.age * 1000), id)
+	where[id] = queue
 	came = came + 1 -- those of one report wait in its order
 end
 for _, t in ipairs(list(report.waiting)) do
-	if not known(ticket(t.id)) then wait(t) end
+	local id = text(t.id)
+	if not where[id] then wait(t, id) end
 end
 
--- Slots. In a fresh room only this gateway gets some, no more than its share: others may be alone, and use theirs. What another one
--- gets is an offer until it reports: it may be dead, and its queue must not take one slot after the other with it. For the same
--- reason one that is overdue gets nothing.
-local isFresh = now < tonumber(redis.call('GET', fresh) or 0)
-local held, mine = redis.call('ZCARD', offers), 0
-for _, t in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-	held = held + 1
-	if owner(t) == me then mine = mine + 1 end
+-- What all gateways have. What another one gets is an offer until it reports: it may be dead, and its queue must not take one slot
+-- after the other with it. For the same reason one that is overdue gets nothing. In a fresh room only this gateway gets some, no more
+-- than its share: others may be alone, and use theirs.
+local isFresh = redis.call('GET', fresh) ~= false
+local count, held, waiting, heard, alive = 0, 0, 0, {}, '(' .. text(now)
+local all = redis.call('ZRANGE', gateways, 0, -1, 'WITHSCORES')
+for i = 1, #all, 2 do
+	local gateway, ends = all[i], tonumber(all[i + 1])
+	count = count + 1
+	for _, kind in ipairs({'leases', 'offers'}) do held = held + redis.call('ZCOUNT', key(kind, gateway), alive, '+inf') end
+	waiting = waiting + redis.call('ZCARD', key('queue', gateway))
+	if gateway == me or not isFresh and ends >= now + report.life - report.silence then heard[#heard + 1] = gateway end
 end
+
+local mine = redis.call('ZCARD', leases)
 local function free() return held < report.slots and (not isFresh or mine < report.share) end
 local told = {}
-local function grant(t)
-	redis.call('ZREM', queue, t)
+local function grant(gateway, id)
 	held = held + 1
-	if owner(t) == me then
+	if gateway == me then
 		mine = mine + 1
-		redis.call('ZADD', leases, text(now + report.lease), t)
+		where[id] = leases
+		redis.call('ZADD', leases, text(now + report.lease), id)
 	else
-		told[owner(t)] = true
-		redis.call('ZADD', offers, text(now + report.offer), t)
+		told[gateway] = true
+		redis.call('ZADD', key('offers', gateway), text(now + report.offer), id)
 	end
 end
-local heard = {} -- lately
-for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, text(now + report.life - report.silence), '+inf')) do
-	heard[gateway] = not isFresh or gateway == me
+
+-- Slots for those that wait: the first of each queue is known, and the oldest of these is next.
+local first = {}
+local function look(gateway)
+	local found = redis.call('ZRANGE', key('queue', gateway), 0, 0, 'WITHSCORES')
+	first[gateway] = found[1] and {id = found[1], came = tonumber(found[2])}
 end
-if free() then
-	for _, t in ipairs(redis.call('ZRANGE', queue, 0, -1)) do
-		if not free() then break end
-		if heard[owner(t)] then grant(t) end
+local function oldest()
+	local found
+	for gateway, t in pairs(first) do
+		if not found or t.came < first[found].came then found = gateway end
+	end
+	return found
+end
+if waiting > 0 and free() then
+	for _, gateway in ipairs(heard) do look(gateway) end
+	local gateway = oldest()
+	while gateway and free() do
+		redis.call('ZREM', key('queue', gateway), first[gateway].id)
+		waiting = waiting - 1
+		grant(gateway, first[gateway].id)
+		look(gateway)
+		gateway = oldest()
 	end
 end
 
 -- Newcomers. A slot that is free now is one for which only gateways wait that are overdue, if any.
-local waiting = redis.call('ZCARD', queue)
 local refused = {}
 for _, t in ipairs(list(report.new)) do
-	if known(ticket(t.id)) then
+	local id = text(t.id)
+	if where[id] then
 		-- the report came before
 	elseif free() then
-		grant(ticket(t.id))
+		grant(me, id)
 	elseif waiting < report.queue then
-		wait(t)
+		wait(t, id)
 		waiting = waiting + 1
 	else
-		refused[#refused + 1] = t.id
+		refused[#refused + 1] = id
 	end
 end
 
-for gateway in pairs(told) do redis.call('PUBLISH', channel, gateway) end
-
-local granted = {}
-for _, t in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-	if owner(t) == me then granted[#granted + 1] = tonumber(id(t)) end
+for gateway in pairs(told) do
+	redis.call('PEXPIRE', key('offers', gateway), text(report.lease + 60000))
+	redis.call('PUBLISH', channel, gateway)
 end
-for _, key in ipairs({gateways, leases, offers, queue, fresh}) do
-	redis.call('PEXPIRE', key, text(report.lease + 60000))
+for _, own in ipairs({gateways, leases, offers, queue}) do
+	redis.call('PEXPIRE', own, text(report.lease + 60000))
 end
-return {isFresh and 1 or 0, redis.call('ZCARD', gateways), held, waiting, granted, refused}
+return {isFresh and 1 or 0, count, held, waiting, redis.call('ZRANGE', leases, 0, -1), refused}

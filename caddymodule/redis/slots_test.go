@@ -15,7 +15,7 @@ import (
 )
 
 // newSlots loads a store of slots that ends with the test.
-func newSlots(t *testing.T, url string) *Slots {
+func newSlots(t testing.TB, url string) *Slots {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)

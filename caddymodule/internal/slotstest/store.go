@@ -105,6 +105,9 @@ func (s *Server) sync(name string, r upload.SlotReport) (a upload.SlotAnswer, to
 	if _, known := m.gateways[r.Gateway]; !known && !r.Joins && !r.Left {
 		return upload.SlotAnswer{Unknown: true}, nil
 	}
+	if r.Left {
+		r.Held, r.Waiting, r.New = nil, nil, nil
+	}
 	m.note(now, r)
 	granted := m.grant(now, r)
 	a = m.newcomers(now, r)
