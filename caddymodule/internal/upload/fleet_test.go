@@ -438,7 +438,8 @@ func TestFleetOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := capacity(10, 300, 0)
 		c.Wait = time.Hour
-		g := newGateways(t, 1, c)
+		g, store := new(gateways), &lastReport{Store: &slotstest.Store{Server: slotstest.NewServer()}}
+		g.gates = append(g.gates, g.open(t, t.Name(), c, store, zap.NewNop()))
 		defer g.close()
 		for range 1500 {
 			g.send(0, "", time.Second)
@@ -447,17 +448,22 @@ func TestFleetOfMany(t *testing.T) {
 		if len(g.served) != 310 || g.refused != 1190 || g.most != 10 {
 			t.Errorf("%d served, %d refused, %d at once", len(g.served), g.refused, g.most)
 		}
+		if store.mostNew != 100 {
+			t.Errorf("%d in one call: others wait for it", store.mostNew)
+		}
 	})
 }
 
-// lastReport is a store that remembers what it was told last.
+// lastReport is a store that remembers what it was told last, and how many newcomers there were
+// in one report.
 type lastReport struct {
 	*slotstest.Store
-	report upload.SlotReport
+	report  upload.SlotReport
+	mostNew int
 }
 
 func (s *lastReport) Sync(ctx context.Context, room string, r upload.SlotReport) (upload.SlotAnswer, error) {
-	s.report = r
+	s.report, s.mostNew = r, max(s.mostNew, len(r.New))
 	return s.Store.Sync(ctx, room, r)
 }
 
