@@ -56,7 +56,7 @@ var sizingCases = []sizingCase{
 	{"fast-small", 10_000, 200_000, 3 * time.Second, 0, 0, false},
 	{"large", 1_000, 2 << 20, 3 * time.Second, 4 * time.Second, 0, false},
 	{"fast-large", 1_000, 2 << 20, 3 * time.Second, 0, 0, false},
-	{"redis", 2_500, 50_000, 12 * time.Second, 0, 0, true},
+	{"redis", 10_000, 50_000, 3 * time.Second, 0, 0, true},
 	{"three-slots", 1_440, 50_000, 100 * time.Millisecond, 0, 3, false},
 	{"twelve-slots", 5_760, 50_000, 100 * time.Millisecond, 0, 12, false},
 }
