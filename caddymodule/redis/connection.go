@@ -94,8 +94,12 @@ func bounded(o *redis.UniversalOptions) *redis.UniversalOptions {
 	return o
 }
 
-// close ends this use of the connection.
+// close ends this use of the connection, if there is one: Caddy cleans up also
+// after a failed Provision.
 func (c *connection) close() error {
+	if c == nil {
+		return nil
+	}
 	_, err := connections.Delete(c.key)
 	return err
 }

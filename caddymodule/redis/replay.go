@@ -98,29 +98,14 @@ func (s *Replay) Provision(ctx caddy.Context) (err error) {
 	return nil
 }
 
-// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
-func (s *Replay) Cleanup() error {
-	if s.conn == nil {
-		return nil
-	}
-	return s.conn.close()
-}
+// Cleanup implements caddy.CleanerUpper.
+func (s *Replay) Cleanup() error { return s.conn.close() }
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
 //
 //	redis <url>
 func (s *Replay) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if !d.AllArgs(&s.URL) {
-		return d.Err("replay_guard: redis needs a URL, and nothing else (such as redis://:{env.REDIS_PASSWORD}@redis.internal)")
-	}
-	if d.NextBlock(0) {
-		return d.Err("replay_guard: redis has no options of its own (want also, on_error or window)")
-	}
-	if err := checkURL(s.URL); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
+	return readURL(d, &s.URL, "replay_guard: redis", " of its own (want also, on_error or window)")
 }
 
 // Claim implements caddymodule.ReplayStore.

@@ -59,29 +59,14 @@ func (s *Slots) Provision(ctx caddy.Context) (err error) {
 	return err
 }
 
-// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
-func (s *Slots) Cleanup() error {
-	if s.conn == nil {
-		return nil
-	}
-	return s.conn.close()
-}
+// Cleanup implements caddy.CleanerUpper.
+func (s *Slots) Cleanup() error { return s.conn.close() }
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
 //
 //	redis <url>
 func (s *Slots) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if !d.AllArgs(&s.URL) {
-		return d.Err("capacity: shared redis needs a URL, and nothing else (such as redis://:{env.REDIS_PASSWORD}@redis.internal)")
-	}
-	if d.NextBlock(0) {
-		return d.Err("capacity: shared redis has no options")
-	}
-	if err := checkURL(s.URL); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
+	return readURL(d, &s.URL, "capacity: shared redis", "")
 }
 
 // slotsKeys returns the keys of a room; those of each gateway are made of them in

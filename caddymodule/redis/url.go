@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
@@ -35,6 +36,22 @@ const (
 var errForm = errors.New("redis: invalid URL (want redis://[[<user>]:<password>@]<host>[:<port>][/<database>]; rediss for TLS; redis+sentinel://<sentinels>/<name>, redis+cluster://<nodes>)")
 
 var errDatabase = errors.New("redis: invalid database in the URL (want a number)")
+
+// readURL reads the argument of a module, which has no options in a block. The
+// errors begin with where it stands.
+func readURL(d *caddyfile.Dispenser, url *string, where, others string) error {
+	d.Next()
+	if !d.AllArgs(url) {
+		return d.Errf("%s needs a URL, and nothing else (such as redis://:{env.REDIS_PASSWORD}@redis.internal)", where)
+	}
+	if d.NextBlock(0) {
+		return d.Errf("%s has no options%s", where, others)
+	}
+	if err := checkURL(*url); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
 
 // checkURL checks as much of a URL as can be seen before its placeholders are
 // replaced.

@@ -49,8 +49,7 @@ type sizingCase struct {
 }
 
 // Most have what a large site needs, at its true pace: analyses that take their time cost the bench nothing. Two have few slots, whose
-// queue can be seen, and shorter analyses, so that thousands of capsules wait in it. Each call of shared looks at all slots that are
-// taken, so redis has many of them.
+// queue can be seen, and shorter analyses, so that thousands of capsules wait in it.
 var sizingCases = []sizingCase{
 	{"peak", 10_000, 200_000, 3 * time.Second, 2 * time.Second, 0, false},
 	{"fast-small", 10_000, 200_000, 3 * time.Second, 0, 0, false},

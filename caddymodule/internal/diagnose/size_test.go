@@ -46,6 +46,9 @@ func TestSizeByHand(t *testing.T) {
 	near(t, "idle", s.Idle, 60, 0)                          // 1/s × 1 min
 	near(t, "tokens", s.TokenWithin, 16, 0)                 // 16 at once, 1/s
 	near(t, "claims", s.RedisBytes, 900*redisPerClaim, 0)   // 1/s × 15 min
+	near(t, "Redis, shared", s.RedisShared, 2.5+2, 0)       // and one of each gateway
+	near(t, "Redis, cores", s.RedisCPUs, (2*20+4.5*(100+2*6+2*0.2))/1e6, 1e-9)
+	near(t, "Redis within", s.RedisWithin, 1, 0) // then calls have failed
 	near(t, "lost", s.LostCapsules, (4+s.Waits.Mean+2)/2, 0.001)
 	near(t, "one gateway less", s.BusyLess, 1, 0) // the other has 2 of the 4 slots
 	near(t, "per Oz", s.PerOz, 2.0/3, 0.001)      // over 3 instances
@@ -64,6 +67,7 @@ func TestSizeByLinks(t *testing.T) {
 	near(t, "gateways", float64(s.Gateways), 5, 0) // 3.496 ÷ 0.7 = 4.99
 	d.Link = 10e9
 	near(t, "gateways with 10 Gbit/s", float64(Size(d).Gateways), 1, 0)
+	near(t, "Redis within", Size(d).RedisWithin, 0.6, 1e-9) // 200 connections for 333 calls a second
 	d.Cores = 1
 	s = Size(d)
 	near(t, "cores", s.CPUs, 1e4/60*(s.CPU+s.CPURedis), 0.001)

@@ -124,9 +124,9 @@ func (p *sizePrinter) redis(s Sizing) {
 	p.head("Redis")
 	p.row("for shared", "%.0f calls/s", "%.2g a capsule, and one a second of each gateway", s.RedisShared, redisShared)
 	p.row("for replay_guard", "%.0f calls/s", "%.2g a capsule", s.RedisReplay, redisReplay)
-	p.row("CPU", "%.2f cores", "of its one, at most: %s a call, and for shared %s for each slot taken", s.RedisCPUs,
-		time.Duration(redisPerCall), time.Duration(redisPerSlot))
-	p.row("answers within", "%s", "at most: %d connections of a gateway for each core carry no more", seconds(s.RedisWithin), redisPerCore)
+	p.row("CPU", "%.2f cores", "of its one, at most: %s a call; for shared %s, %s a gateway, %s a slot of its own", s.RedisCPUs,
+		time.Duration(redisPerReplay), time.Duration(redisPerShared), time.Duration(redisPerGateway), time.Duration(redisPerSlot))
+	p.row("answers within", "%s", "at most, or calls fail: %d connections of each gateway", seconds(s.RedisWithin), redisConnections)
 	p.row("for its claims", "%s", "rate × window %s × %d B", mib(int64(s.RedisBytes)), roundTime(replayWindow), int(redisPerClaim))
 }
 
