@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -112,7 +113,7 @@ func (k *call) read(res *http.Response) error {
 	if isFolder(res.StatusCode) {
 		return k.readFolder(res)
 	}
-	k.report.RetryAfter = cleanRetryAfter(res.Header["Retry-After"])
+	k.report.RetryAfter = cleanRetryAfter(res.Header["Retry-After"], time.Now())
 	k.readError(res)
 	return nil
 }
@@ -188,18 +189,22 @@ func encoded(res *http.Response) bool {
 	return false
 }
 
-// cleanRetryAfter passes on a Retry-After only if it is one (RFC 9110 10.2.3).
-func cleanRetryAfter(lines []string) string {
+// cleanRetryAfter passes on a Retry-After only if it is one (RFC 9110 10.2.3),
+// in seconds: few clients read a date, and clocks of phones are wrong. It says
+// one at least, since OkHttp sends a capsule again by itself, at once, after 0.
+func cleanRetryAfter(lines []string, now time.Time) string {
 	if len(lines) != 1 {
 		return ""
 	}
-	if seconds, err := strconv.ParseUint(lines[0], 10, 31); err == nil {
-		return strconv.FormatUint(seconds, 10)
+	seconds, err := strconv.ParseUint(lines[0], 10, 31)
+	if err != nil {
+		date, err := http.ParseTime(lines[0])
+		if err != nil {
+			return ""
+		}
+		seconds = uint64(max(0, math.Ceil(date.Sub(now).Seconds())))
 	}
-	if date, err := http.ParseTime(lines[0]); err == nil {
-		return date.UTC().Format(http.TimeFormat)
-	}
-	return ""
+	return strconv.FormatUint(max(1, seconds), 10)
 }
 
 // tokenRefused reports whether an answer says that Oz refused the access token.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/oz"
 )
@@ -203,27 +204,31 @@ func TestAnswerWithAQuotedCode(t *testing.T) {
 	}
 }
 
-// Only what is a Retry-After goes on as one, in one form.
+// Only what is a Retry-After is passed on as one, in seconds.
 func TestCleanRetryAfter(t *testing.T) {
+	now := time.Date(1999, time.December, 31, 23, 59, 0, 500, time.UTC)
 	for _, test := range []struct {
 		lines []string
 		want  string
 	}{
 		{nil, ""},
 		{[]string{"5"}, "5"},
-		{[]string{"0"}, "0"},
+		{[]string{"0"}, "1"},
 		{[]string{"007"}, "7"},
 		{[]string{"2147483647"}, "2147483647"},
 		{[]string{"2147483648"}, ""},
 		{[]string{"-1"}, ""},
+		{[]string{"+1"}, ""},
 		{[]string{"1.5"}, ""},
 		{[]string{"5, 6"}, ""},
 		{[]string{"5", "5"}, ""},
 		{[]string{"soon\r\nX-Oz-Decision: SUCCESS"}, ""},
-		{[]string{"Fri, 31 Dec 1999 23:59:59 GMT"}, "Fri, 31 Dec 1999 23:59:59 GMT"},
-		{[]string{"Friday, 31-Dec-99 23:59:59 GMT"}, "Fri, 31 Dec 1999 23:59:59 GMT"},
+		{[]string{"Fri, 31 Dec 1999 23:59:59 GMT"}, "59"},
+		{[]string{"Friday, 31-Dec-99 23:59:59 GMT"}, "59"},
+		{[]string{"Fri, 31 Dec 1999 23:59:00 GMT"}, "1"},
+		{[]string{"Mon, 31 Dec 1979 23:59:59 GMT"}, "1"},
 	} {
-		if got := cleanRetryAfter(test.lines); got != test.want {
+		if got := cleanRetryAfter(test.lines, now); got != test.want {
 			t.Errorf("%q: %q, want %q", test.lines, got, test.want)
 		}
 	}
