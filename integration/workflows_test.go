@@ -40,7 +40,9 @@ var (
 	// comes to it in variables.
 	untrusted = regexp.MustCompile(`\$\{\{`)
 	// secretExpr is a secret, or the job's token.
-	secretExpr = regexp.MustCompile(`secrets\.|github\.token`)
+	secretExpr = regexp.MustCompile(`\bsecrets\b|github\.token`)
+	// yamlComment is what a reader is told.
+	yamlComment = regexp.MustCompile(`(?m)(^|\s)#.*$`)
 )
 
 // TestWorkflows promises that nobody else's change of an action, and no pull request, gets at what may write to the repository.
@@ -60,7 +62,7 @@ func TestWorkflows(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for _, fault := range w.faults(name) {
+		for _, fault := range w.faults(name, string(text)) {
 			t.Errorf("%s: %s", name, fault)
 		}
 		for job := range w.Jobs {
@@ -75,7 +77,18 @@ func TestWorkflows(t *testing.T) {
 }
 
 // faults returns what a workflow could be made to do harm by.
-func (w *workflow) faults(name string) (found []string) {
+func (w *workflow) faults(name, text string) (found []string) {
+	secrets := len(secretExpr.FindAllString(yamlComment.ReplaceAllString(text, ""), -1))
+	for _, job := range w.Jobs {
+		for _, step := range job.Steps {
+			for _, value := range step.Env {
+				secrets -= len(secretExpr.FindAllString(value, -1))
+			}
+		}
+	}
+	if secrets > 0 {
+		found = append(found, "a secret stands elsewhere than in the env of a step")
+	}
 	if w.Permissions == nil {
 		found = append(found, "it declares no permissions, so that its jobs get what the repository happens to give")
 	}
@@ -148,10 +161,13 @@ jobs:
 		"an expression":                  {"$NAME", "${{ github.ref_name }}"},
 		"a secret in GH_TOKEN":           {"  draft:", "  other:"},
 		"a secret in NAME":               {"      - run: echo \"$NAME\"\n", "      - run: echo \"$NAME\"\n        env: {NAME: \"${{ secrets.NAME }}\"}\n"},
+		"stands elsewhere":               {"on: ", "env: {NAME: \"${{ secrets.NAME }}\"}\non: "},
+		"elsewhere than in the env":      {"persist-credentials: false", `persist-credentials: false, token: "${{ secrets['X'] }}"`},
 	} {
 		var w workflow
-		check(t, yaml.Unmarshal([]byte(strings.Replace(good, change[0], change[1], 1)), &w))
-		found := strings.Join(w.faults("release.yml"), "\n")
+		text := strings.Replace(good, change[0], change[1], 1)
+		check(t, yaml.Unmarshal([]byte(text), &w))
+		found := strings.Join(w.faults("release.yml", text), "\n")
 		if fault == "" && found != "" || fault != "" && !strings.Contains(found, fault) {
 			t.Errorf("with %q instead of %q: %q, want %q", change[1], change[0], found, fault)
 		}
