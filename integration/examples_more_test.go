@@ -145,6 +145,15 @@ func TestWebClientInBrowser(t *testing.T) {
 	if len(shown) < 2 || shown[len(shown)-2] != "100 %" || shown[len(shown)-1] != "welcome" {
 		t.Errorf("the page showed %q", shown)
 	}
+	denied := inPage[[]string](t, p, `(async () => {
+		window.OzLiveness = {open: ({on_error}) => on_error(new Error('no camera'))};
+		const {check} = await import('/web/page.js'), shown = [];
+		await check(text => shown.push(text)).catch(() => {});
+		return shown;
+	})()`)
+	if !slices.Equal(denied, []string{"Please try again later."}) {
+		t.Errorf("without a camera the page showed %q", denied)
+	}
 }
 
 // TestWebClientInBrowserOverHTTP2 promises that a capsule which Chromium sends once more by itself, as the page cannot prevent, counts

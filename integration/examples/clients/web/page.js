@@ -12,6 +12,7 @@ const capture = session_token => new Promise((resolve, reject) => {
 });
 
 export async function check(show) {
-  const {next, said} = await verify(capture, {onProgress: share => show(`${Math.round(share * 100)} %`)});
+  const {next, said} = await verify(capture, {onProgress: share => show(`${Math.round(share * 100)} %`)})
+    .catch(() => ({next: 'later'})); // on_error: the user has closed the SDK, or there is no camera
   show(next === 'done' ? said?.message ?? 'Thank you.' : next === 'never' ? 'This page does not work. Please tell us.' : 'Please try again later.');
 }
