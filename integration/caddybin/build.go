@@ -32,8 +32,10 @@ import (
 func main() { caddycmd.Main() }
 `
 
-// tags are xcaddy's: without them come three databases that only a certificate authority uses.
-const tags = "nobadger,nomysql,nopgx"
+// Flags returns what packages are compiled with, as by xcaddy, for those who look at compiled packages, too. CGO_ENABLED must be 0: a
+// tag, a path or cgo that differs compiles most of Caddy anew. Without the tags come three databases that only a certificate authority
+// uses.
+func Flags() []string { return []string{"-trimpath", "-tags", "nobadger,nomysql,nopgx"} }
 
 // Root returns the top folder of the Go module that the program was started in. Tests ask for it dozens of times, and Go once.
 var Root = sync.OnceValues(findRoot)
@@ -77,9 +79,9 @@ func build(ctx context.Context, out string, race bool, plugins []string, changed
 	if err != nil {
 		return err
 	}
-	// A stamp of version control is useless here, and asking for one fails in a checkout that belongs to another user. All else is
-	// as xcaddy has it, so that both share their compiled packages: a tag, a path or cgo that differs compiles most of Caddy anew.
-	args := []string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-w -s", "-tags", tags, "-overlay", overlay, "-o", out}
+	// A stamp of version control is useless here, and asking for one fails in a checkout that belongs to another user.
+	args := append([]string{"build"}, Flags()...)
+	args = append(args, "-buildvcs=false", "-ldflags", "-w -s", "-overlay", overlay, "-o", out)
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if race {
 		args = append(args, "-race")

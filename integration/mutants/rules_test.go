@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,9 +77,10 @@ type listed map[string]struct {
 
 func listPackages(t *testing.T, root string) listed {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-json=Dir,ImportPath,Export,GoFiles", "./caddymodule")
+	args := slices.Concat([]string{"list"}, caddybin.Flags(), []string{"-export", "-deps", "-json=Dir,ImportPath,Export,GoFiles", "./caddymodule"})
+	cmd := exec.CommandContext(t.Context(), "go", args...)
 	var errs bytes.Buffer
-	cmd.Dir, cmd.Stderr = root, &errs
+	cmd.Dir, cmd.Stderr, cmd.Env = root, &errs, append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, errs.String())
