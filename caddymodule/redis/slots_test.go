@@ -57,8 +57,9 @@ func summary(a caddymodule.SlotAnswer) string {
 		a.Unknown, a.Fresh, a.Gateways, a.Held, a.Waiting, a.Granted, a.Refused)
 }
 
-// begin has all gateways leave, so that the room is fresh for so many milliseconds, and one
-// come that stays. It returns when that time is over, if it is short.
+// begin has all gateways leave and one come that stays, and the room is fresh for so many
+// milliseconds: by another one, since the one that stays must not be dead by the next call. It
+// returns when that time is over, if it is short.
 func begin(t *testing.T, s caddymodule.SlotStore, fresh int64) {
 	t.Helper()
 	for _, gateway := range []string{"a", "b", "c", "d"} {
@@ -66,11 +67,13 @@ func begin(t *testing.T, s caddymodule.SlotStore, fresh int64) {
 		r.Left = true
 		mustSync(t, s, r)
 	}
-	first := report("d")
-	first.Life, first.Joins = fresh, true
-	mustSync(t, s, first)
-	first.Life = 60_000
-	for mustSync(t, s, first).Fresh && fresh < 1000 {
+	stays, other := report("d"), report("cautious")
+	mustSync(t, s, stays)
+	other.Life, other.Cautious = fresh, true
+	mustSync(t, s, other)
+	other.Left = true
+	mustSync(t, s, other)
+	for mustSync(t, s, stays).Fresh && fresh < 1000 {
 		time.Sleep(time.Millisecond)
 	}
 }
