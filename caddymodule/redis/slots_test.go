@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,7 +90,7 @@ func TestSlotsAnswerAsTheModel(t *testing.T) {
 		}
 		return list
 	}
-	granted, refused, waited := 0, 0, 0
+	granted, refused, waited, kinds := 0, 0, 0, make(map[string]bool)
 	for i := range 3000 {
 		r := report([]string{"a", "b", "c"}[random.IntN(3)])
 		r.Lease = 3_000_000
@@ -115,10 +116,36 @@ func TestSlotsAnswerAsTheModel(t *testing.T) {
 		if summary(got) != summary(want) {
 			t.Fatalf("call %d, %+v:\n%s, want\n%s", i, r, summary(got), summary(want))
 		}
+		if i%20 == 0 {
+			assertKeys(t, s, kinds)
+		}
 		granted, refused, waited = granted+len(got.Granted), refused+len(got.Refused), waited+got.Waiting
 	}
 	if granted == 0 || refused == 0 || waited == 0 {
 		t.Errorf("%d granted, %d refused, %d waited: that shows nothing", granted, refused, waited)
+	}
+	if len(kinds) != 5 {
+		t.Errorf("of keys there were %v: that shows nothing", kinds)
+	}
+}
+
+// assertKeys promises that all keys are on one node of a cluster, and that none stays when all gateways are gone. It
+// notes what kinds there are.
+func assertKeys(t *testing.T, s *Slots, kinds map[string]bool) {
+	t.Helper()
+	keys, err := s.conn.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys {
+		name, found := strings.CutPrefix(key, "oz_instant:slots:{room}:")
+		kind, _, _ := strings.Cut(name, ":")
+		if kinds[kind] = true; !found {
+			t.Errorf("key %s is without the room's hash tag", key)
+		}
+		if life, err := s.conn.TTL(t.Context(), key).Result(); err != nil || life == -1 { // what has ended since is -2
+			t.Errorf("key %s stays for ever, %v", key, err)
+		}
 	}
 }
 
