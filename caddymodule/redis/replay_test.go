@@ -1,9 +1,11 @@
 package redis
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -33,6 +35,16 @@ func startServer(t testing.TB, args ...string) string {
 	case err != nil:
 		t.Skip("redis-server is needed for this test and not there; with OZ_ALL_TESTS set that is a failure")
 	}
+	for {
+		if url := tryServer(t, program, args); url != "" {
+			return url
+		}
+	}
+}
+
+// tryServer returns "" if another process was faster to take the port.
+func tryServer(t testing.TB, program string, args []string) (url string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +53,10 @@ func startServer(t testing.TB, args ...string) string {
 	l.Close()
 	args = append([]string{"--bind", "127.0.0.1", "--port", strconv.Itoa(addr.Port), "--dir", t.TempDir(), "--save", ""}, args...)
 	cmd := exec.Command(program, args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,17 +64,18 @@ func startServer(t testing.TB, args ...string) string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for begun := time.Now(); ; {
-		conn, err := net.Dial("tcp", addr.String())
-		if err == nil {
-			conn.Close()
+	var log strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if strings.Contains(lines.Text(), "Ready to accept connections") {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
 			return "redis://" + addr.String()
 		}
-		if time.Since(begun) > 20*time.Second {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Millisecond)
+		log.WriteString(lines.Text() + "\n")
 	}
+	if !strings.Contains(log.String(), "Address already in use") {
+		t.Fatalf("redis-server has ended:\n%s", log.String())
+	}
+	return ""
 }
 
 // newStore loads a store that ends with the test.

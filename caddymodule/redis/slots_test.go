@@ -173,24 +173,27 @@ func TestSlotsComeBack(t *testing.T) {
 	one := func(a caddymodule.SlotAnswer) bool { return slices.Equal(a.Granted, []int64{1}) }
 
 	dead := report("dead")
-	dead.Life, dead.New = 40, tickets(1, 2, 3)
+	dead.New = tickets(1, 2, 3)
 	mustSync(t, s, dead)
 	if a := mustSync(t, s, waits); a.Gateways != 3 || a.Held != 2 || a.Waiting != 2 || len(a.Granted) > 0 {
 		t.Fatalf("beside one that has all slots: %s", summary(a))
 	}
+	dead.Life = 40 // from its last report
+	mustSync(t, s, dead)
 	until(t, s, waits, one)
 	if a := mustSync(t, s, waits); a.Gateways != 2 || a.Held != 1 || a.Waiting != 0 {
 		t.Errorf("after the other died: %s", summary(a))
 	}
 
 	long := report("long")
-	long.Lease, long.Slots, long.Whole = 40, 1, true
-	long.Held = []caddymodule.SlotTicket{{ID: 7, Age: 10}}
+	long.Slots, long.Whole, long.Held = 1, true, tickets(7)
 	waits.New, waits.Over, waits.Slots = tickets(2), []int64{1}, 1
 	mustSync(t, s, long)
 	if a := mustSync(t, s, waits); len(a.Granted) > 0 {
-		t.Errorf("beside one with a lease of 30 ms: %s", summary(a))
+		t.Errorf("beside one with a lease: %s", summary(a))
 	}
+	long.Lease, long.Held = 40, []caddymodule.SlotTicket{{ID: 8, Age: 10}}
+	mustSync(t, s, long)
 	waits.Over = nil
 	until(t, s, waits, func(a caddymodule.SlotAnswer) bool { return slices.Equal(a.Granted, []int64{2}) })
 	long.Held[0].Age = 50
