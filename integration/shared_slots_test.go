@@ -27,7 +27,7 @@ const sharedSite = `
 func slotsAccount(more string) []string {
 	rights := account(more)
 	i := slices.Index(rights, "~oz_instant:replay:*")
-	documented := strings.Fields("+eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe " +
+	documented := strings.Fields("+eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe +ping " +
 		"~oz_instant:slots:* resetchannels &oz_instant:slots:*")
 	return slices.Concat(rights[:i-4], documented, rights[i+1:])
 }

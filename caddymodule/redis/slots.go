@@ -162,7 +162,7 @@ func explain(err error) error {
 	case "READONLY":
 		return fmt.Errorf("%w: it is a replica, which takes no writes; the URL must lead to the primary", err)
 	case "NOPERM":
-		return fmt.Errorf("%w: the account lacks rights (want +eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe ~%s* &%[2]s*)",
+		return fmt.Errorf("%w: the account lacks rights (want +eval +evalsha +time +get +set +pexpire +zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +publish +subscribe +ping ~%s* &%[2]s*)",
 			err, slotsPrefix)
 	}
 	return err

@@ -283,3 +283,42 @@ func TestSlotsAreAnnounced(t *testing.T) {
 		t.Errorf("%s was told, too", <-told)
 	}
 }
+
+// An account with the rights that the error names lacks none: not for a slot, and not for the pings by
+// which the client finds out that a connection which only listens has broken. Redis keeps a log of what
+// it refuses.
+func TestSlotsRights(t *testing.T) {
+	url := startServer(t)
+	admin := newSlots(t, url)
+	rights := strings.Fields(between(explain(replyError("NOPERM")).Error(), "(want ", ")"))
+	args := []any{"ACL", "SETUSER", "oz", "on", ">secret", "resetchannels"}
+	for _, right := range rights {
+		args = append(args, right)
+	}
+	if err := admin.conn.Do(t.Context(), args...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	s := newSlots(t, strings.Replace(url, "//", "//oz:secret@", 1))
+	a := report("a")
+	a.New, a.Whole = tickets(1, 2, 3), true
+	mustSync(t, s, a)
+	sub := s.conn.Subscribe(t.Context(), slotsChannel("room"))
+	defer sub.Close()
+	if err := sub.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // that it has subscribed, and the ping
+		if _, err := sub.ReceiveTimeout(t.Context(), 10*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	if log, err := admin.conn.Do(t.Context(), "ACL", "LOG").Slice(); err != nil || len(log) > 0 {
+		t.Errorf("%v, %v", log, err)
+	}
+}
+
+func between(text, before, after string) string {
+	_, text, _ = strings.Cut(text, before)
+	text, _, _ = strings.Cut(text, after)
+	return text
+}

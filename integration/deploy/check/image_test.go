@@ -193,7 +193,7 @@ func (b *bundle) startRedis(t *testing.T) {
 		"--save", "", "--user", "oz", "on", ">secret",
 		// As the docs have it, for claims and slots.
 		"~oz_instant:replay:*", "~oz_instant:slots:*", "&oz_instant:slots:*", "+set", "+get", "+del", "+eval", "+evalsha", "+time", "+pexpire",
-		"+zadd", "+zrem", "+zcard", "+zcount", "+zscore", "+zrange", "+zrangebyscore", "+zremrangebyscore", "+publish", "+subscribe")
+		"+zadd", "+zrem", "+zcard", "+zcount", "+zscore", "+zrange", "+zrangebyscore", "+zremrangebyscore", "+publish", "+subscribe", "+ping")
 	redis.Stdout, redis.Stderr, redis.Dir = os.Stderr, os.Stderr, b.Redis
 	check(t, redis.Start()) // it ends with its namespace
 	awaitListener(t, "127.0.0.1:6379")
