@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
@@ -103,7 +104,7 @@ func readAnswer(reply []any) (a caddymodule.SlotAnswer, err error) {
 	var numbers [4]int64
 	for i := range numbers {
 		n, ok := reply[i].(int64)
-		if !ok {
+		if !ok || n < 0 || n > math.MaxInt32 {
 			return a, errAnswer
 		}
 		numbers[i] = n

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -321,4 +322,25 @@ func between(text, before, after string) string {
 	_, text, _ = strings.Cut(text, before)
 	text, _, _ = strings.Cut(text, after)
 	return text
+}
+
+// What can't be an answer of the script isn't one.
+func TestSlotsAnswersThatAreNone(t *testing.T) {
+	number := func(n int64) []any { return []any{int64(0), int64(1), int64(0), n, []any{}, []any{}} }
+	for _, reply := range [][]any{
+		{int64(1)},
+		number(math.MinInt64),
+		number(-1),
+		number(math.MaxInt64),
+		{int64(0), "1", int64(0), int64(0), []any{}, []any{}},
+		{int64(0), int64(1), int64(0), int64(0), nil, []any{}},
+		{int64(0), int64(1), int64(0), int64(0), []any{}, []any{"x"}},
+	} {
+		if a, err := readAnswer(reply); err == nil {
+			t.Errorf("%v: %+v", reply, a)
+		}
+	}
+	if a, err := readAnswer(number(7)); err != nil || a.Waiting != 7 {
+		t.Errorf("%+v, %v", a, err)
+	}
 }
