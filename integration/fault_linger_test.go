@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -226,12 +227,15 @@ func curlWriter(overTLS bool, options ...string) writer {
 	}
 }
 
-// TestUnreadBodyCostsNobodyItsAnswer promises each of these clients every answer, whole, with megabytes unsent.
+// TestUnreadBodyCostsNobodyItsAnswer promises each of these clients every answer, whole, with megabytes unsent. In CI each is tried; in
+// a quick run each client gets half of them, and each answer goes to half of the clients.
 func TestUnreadBodyCostsNobodyItsAnswer(t *testing.T) {
 	t.Parallel()
 	x := startLinger(t)
 	long, more := fileOf(t, make([]byte, 8<<20)), fileOf(t, make([]byte, 5<<19))
-	for name, write := range withRuby() {
+	clients := withRuby()
+	for n, name := range slices.Sorted(maps.Keys(clients)) {
+		write := clients[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			times, file := 1, long
@@ -241,7 +245,10 @@ func TestUnreadBodyCostsNobodyItsAnswer(t *testing.T) {
 			if status, body, err := write(t, x, "POST", "/other", "text/plain", file); err != nil || status != 200 || body != "seen by the app\n" {
 				t.Fatalf("where the body is read: got %d %.200s, %v", status, body, err)
 			}
-			for _, want := range lateAnswers {
+			for i, want := range lateAnswers {
+				if times == 1 && (n+i)%2 > 0 && !allTests {
+					continue
+				}
 				if times > 1 && want.status == 200 {
 					file = more // than the window of a stream, and read in the half second for it by a busy machine, too
 				}

@@ -81,7 +81,7 @@ func TestNodeSeesRefusals(t *testing.T) {
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
-		max_capsule 10MiB
+		max_capsule 5MiB
 	}
 	reverse_proxy {$APP}
 }`)
@@ -92,8 +92,8 @@ func TestNodeSeesRefusals(t *testing.T) {
 		problem          string
 	}{
 		{"wrong type", "8000000", "text/plain", 415, "unsupported-media-type"},
-		{"too large", "16000000", octets, 413, "capsule-too-large"},
-		{"refused by Oz", "8000000", octets, 400, "container"},
+		{"too large", "8000000", octets, 413, "capsule-too-large"},
+		{"refused by Oz", "5000000", octets, 400, "container"},
 		{"small and wrong", "10", "text/plain", 415, "unsupported-media-type"},
 	} {
 		for _, proto := range []string{"h1", "h2"} {
