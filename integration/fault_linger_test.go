@@ -402,19 +402,37 @@ func testLingeringClientHoldsNothing(t *testing.T) {
 			if a := conn.read(t, "POST"); a.Status != want {
 				t.Errorf("%s: got %d %s", what, a.Status, a.Body)
 			}
-			within(t, time.Second, "giving the slot back", func() { x.awaitMetric(t, inFlightMetric, 0) })
+			// All the while it writes, and is listened to. Silence for five seconds, in which a busy machine may not have served the next
+			// client, would end the connection.
+			served, wrote := make(chan struct{}), make(chan error, 1)
+			go func() { wrote <- conn.writeUntil(served) }()
+			within(t, 5*time.Second, "giving the slot back", func() { x.awaitMetric(t, inFlightMetric, 0) })
 			x.awaitMetric(t, memoryMetric, 0)
 			x.oz.fault(t, "")
 			x.mustServe(t)
-			for range 6 { // it is still listened to
-				time.Sleep(300 * time.Millisecond) // as such a client writes
-				if _, err := io.WriteString(conn, strings.Repeat("x", 50_000)); err != nil {
-					t.Errorf("%s: nobody listens to the rest: %v", what, err)
-					break
-				}
+			close(served)
+			if err := <-wrote; err != nil {
+				t.Errorf("%s: nobody listens to the rest: %v", what, err)
 			}
 		}
 	})
+}
+
+// writeUntil writes a little of a body now and then, six times at least.
+func (c *rawConn) writeUntil(end <-chan struct{}) error {
+	for n := 0; ; n++ {
+		select {
+		case <-end:
+			if n >= 6 {
+				return nil
+			}
+		default:
+		}
+		time.Sleep(300 * time.Millisecond) // as such a client writes
+		if _, err := io.WriteString(c, strings.Repeat("x", 20_000)); err != nil {
+			return err
+		}
+	}
 }
 
 // TestNoEarlyAnswerIsLost promises Oz's early answer on each way to it that loads: with PROXY protocol in front, and with a TLS name
