@@ -27,12 +27,12 @@ const (
 	// the pool, and other attempts.
 	callTimeout = time.Second
 
-	// poolSize is how many calls can be in progress with one Redis. By the client's
-	// default there are ten for each core: when answers took 60 ms on a machine
-	// with two cores that had too much to do, the 333 calls a second of 10,000
-	// capsules a minute were more than that, and failed for lack of a connection.
-	// They are made when they are needed, and cost a few KiB.
-	poolSize = 200
+	// poolSize is how many calls can be in progress with one Redis, or with each
+	// node of a cluster. By the client's default these are ten for each core: then
+	// with two cores the 333 calls a second of 10,000 capsules a minute fail for
+	// lack of a connection when answers take 60 ms. Connections are made when all
+	// are in use, and each costs Redis a handshake: hence no more.
+	poolSize = 100
 
 	// bufferSize is that of a connection, for each direction: a claim has some 200
 	// bytes. The client's default is 32 KiB.

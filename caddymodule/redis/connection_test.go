@@ -60,7 +60,7 @@ func TestCallsDontWaitForConnections(t *testing.T) {
 			Addrs: []string{"redis.internal:6379"},
 			Dialer: func(context.Context, string, string) (net.Conn, error) {
 				client, server := net.Pipe()
-				go slowServer(server, 400*time.Millisecond)
+				go slowServer(server, 200*time.Millisecond)
 				return client, nil
 			},
 		}))

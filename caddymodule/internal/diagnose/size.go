@@ -37,7 +37,7 @@ const (
 	redisPerShared   = 100 * float64(time.Microsecond) // of such a call
 	redisPerGateway  = 6 * float64(time.Microsecond)   // and for each gateway
 	redisPerSlot     = 0.2 * float64(time.Microsecond) // and for each slot that the calling gateway has
-	redisConnections = 200                             // of a gateway, at most
+	redisConnections = 100                             // of a gateway, at most
 	redisTimeout     = time.Second                     // of a call
 	redisPerClaim    = 200                             // bytes
 	replayWindow     = 15 * time.Minute                // the option's default

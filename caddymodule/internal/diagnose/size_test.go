@@ -67,7 +67,7 @@ func TestSizeByLinks(t *testing.T) {
 	near(t, "gateways", float64(s.Gateways), 5, 0) // 3.496 ÷ 0.7 = 4.99
 	d.Link = 10e9
 	near(t, "gateways with 10 Gbit/s", float64(Size(d).Gateways), 1, 0)
-	near(t, "Redis within", Size(d).RedisWithin, 0.6, 1e-9) // 200 connections for 333 calls a second
+	near(t, "Redis within", Size(d).RedisWithin, 0.3, 1e-9) // 100 connections for 333 calls a second
 	d.Cores = 1
 	s = Size(d)
 	near(t, "cores", s.CPUs, 1e4/60*(s.CPU+s.CPURedis), 0.001)
