@@ -185,6 +185,9 @@ func TestSlotsComeBack(t *testing.T) {
 	if a := mustSync(t, s, waits); a.Gateways != 2 || a.Held != 1 || a.Waiting != 0 {
 		t.Errorf("after the other died: %s", summary(a))
 	}
+	if keys, err := s.conn.Keys(t.Context(), "*:dead").Result(); err != nil || len(keys) > 0 {
+		t.Errorf("of the other one there still is %v, %v", keys, err)
+	}
 
 	long := report("long")
 	long.Slots, long.Whole, long.Held = 1, true, tickets(7)
