@@ -38,7 +38,12 @@ local function forget(gateway)
 	redis.call('ZREM', gateways, gateway)
 end
 
--- What has ended by itself.
+-- What has ended by itself. A gateway that would be believed for longer than Redis keeps anything reported before the clock was set
+-- back: it starts again.
+local keep = report.lease + 60000
+for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '(' .. text(now + keep), '+inf')) do
+	redis.call('ZADD', gateways, text(now + report.life), gateway)
+end
 for _, gateway in ipairs(redis.call('ZRANGEBYSCORE', gateways, '-inf', text(now))) do forget(gateway) end
 redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
 redis.call('ZREMRANGEBYSCORE', offers, '-inf', text(now))
@@ -63,14 +68,14 @@ local where = setmetatable({}, {__index = function(_, id)
 	return redis.call('ZSCORE', leases, id) and leases or redis.call('ZSCORE', queue, id) and queue
 end})
 if report.whole then
-	local keep = {}
+	local reported = {}
 	for _, tickets in ipairs({list(report.held), list(report.waiting), list(report.new)}) do
-		for _, t in ipairs(tickets) do keep[text(t.id)] = true end
+		for _, t in ipairs(tickets) do reported[text(t.id)] = true end
 	end
 	where = {}
 	for _, own in ipairs({leases, queue}) do
 		for _, id in ipairs(redis.call('ZRANGE', own, 0, -1)) do
-			if keep[id] then where[id] = own else redis.call('ZREM', own, id) end
+			if reported[id] then where[id] = own else redis.call('ZREM', own, id) end
 		end
 	end
 end
@@ -174,10 +179,10 @@ for _, t in ipairs(list(report.new)) do
 end
 
 for gateway in pairs(told) do
-	redis.call('PEXPIRE', key('offers', gateway), text(report.lease + 60000))
+	redis.call('PEXPIRE', key('offers', gateway), text(keep))
 	redis.call('PUBLISH', channel, gateway)
 end
 for _, own in ipairs({gateways, leases, offers, queue}) do
-	redis.call('PEXPIRE', own, text(report.lease + 60000))
+	redis.call('PEXPIRE', own, text(keep))
 end
 return {isFresh and 1 or 0, count, held, waiting, redis.call('ZRANGE', leases, 0, -1), refused}

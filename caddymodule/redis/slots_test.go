@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule"
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/slotstest"
@@ -204,6 +205,21 @@ func TestSlotsComeBack(t *testing.T) {
 	if a := mustSync(t, s, long); len(a.Granted) > 0 || a.Held != 1 {
 		t.Errorf("one that says that it holds a slot for longer than it may: %s", summary(a))
 	}
+}
+
+// A gateway that died before the clock of Redis was set back is taken for dead all the same.
+func TestSlotsAfterTheClockWasSetBack(t *testing.T) {
+	s := newSlots(t, startServer(t))
+	begin(t, s, 5)
+	dead, waits := report("dead"), report("waits")
+	dead.New, waits.New = tickets(1, 2), tickets(3)
+	mustSync(t, s, dead)
+	later := redis.Z{Score: float64(time.Now().Add(time.Hour).UnixMilli()), Member: "dead"}
+	if err := s.conn.ZAdd(t.Context(), slotsKeys("room")[0], later).Err(); err != nil {
+		t.Fatal(err)
+	}
+	waits.Life = 40
+	until(t, s, waits, func(a caddymodule.SlotAnswer) bool { return slices.Equal(a.Granted, []int64{3}) })
 }
 
 // A slot that another gateway's report gave to one that doesn't report goes to the next.
