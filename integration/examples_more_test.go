@@ -17,6 +17,38 @@ import (
 
 // These tests are a step of .ci/run of their own, since what they compile and start costs many seconds: see CONTRIBUTING.md.
 
+func init() {
+	verifiers["Java"] = verifierInJava
+	appTests = append(appTests, testAppOnTomcat)
+}
+
+// verifierInJava returns the command that runs the verifier in Java.
+func verifierInJava(t testing.TB, folder string) []string {
+	javac, java := program(t, "javac"), program(t, "java")
+	classes := []string{t.TempDir()}
+	for _, jar := range []string{"databind", "core", "annotations"} {
+		file := "/usr/share/java/jackson-" + jar + ".jar"
+		_, err := os.Stat(file)
+		needs(t, "Jackson for Java", err)
+		classes = append(classes, file)
+	}
+	path := strings.Join(classes, ":")
+	compile := exec.CommandContext(t.Context(), javac, "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-d", classes[0], "-cp", path, filepath.Join(folder, "java", "Verify.java"))
+	if out, err := compile.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return []string{java, "-XX:TieredStopAtLevel=1", "-cp", path, "Verify"}
+}
+
+func testAppOnTomcat(t *testing.T) {
+	t.Parallel()
+	java, address := program(t, "java"), deadAddress(t)
+	program(t, "javac") // by which java compiles the app
+	jars := needFile(t, "/usr/share/java/tomcat10-embed-core.jar") + ":" + needFile(t, "/usr/share/java/gson.jar")
+	startProgram(t, nil, "tcp", address, java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "App.java", portOf(address), t.TempDir())
+	tryApp(t, deadAddress(t), "reverse_proxy "+address, "tomcat")
+}
+
 // okHTTP3 gives the OkHttp 3 of Debian the names that Kotlin has for OkHttp 4 and 5, for which the client is.
 const okHTTP3 = `
 val okhttp3.Response.code get() = code()

@@ -51,15 +51,6 @@ func testAppOnNode(t *testing.T) {
 	tryApp(t, sealed, "reverse_proxy "+address, "node")
 }
 
-func testAppOnTomcat(t *testing.T) {
-	t.Parallel()
-	java, address := program(t, "java"), deadAddress(t)
-	program(t, "javac") // by which java compiles the app
-	jars := needFile(t, "/usr/share/java/tomcat10-embed-core.jar") + ":" + needFile(t, "/usr/share/java/gson.jar")
-	startProgram(t, nil, "tcp", address, java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "App.java", portOf(address), t.TempDir())
-	tryApp(t, deadAddress(t), "reverse_proxy "+address, "tomcat")
-}
-
 func testAppInGo(t *testing.T) {
 	t.Parallel()
 	sealed := deadAddress(t)

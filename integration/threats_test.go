@@ -27,8 +27,9 @@ type threat struct {
 	inApps   string // the part of each of appTests that looks for it, too
 }
 
-// appTests are about real app servers, each of which is started once for all of its parts.
-var appTests = tests(testAppsOnGunicorn, testAppOnPHP, testAppOnPuma, testAppOnNode, testAppOnTomcat, testAppInGo)
+// appTests are about real app servers, each of which is started once for all of its parts. Tomcat joins them in
+// examples_more_test.go.
+var appTests = tests(testAppsOnGunicorn, testAppOnPHP, testAppOnPuma, testAppOnNode, testAppInGo)
 
 // takeLong do one thing after the other for many seconds. They are started last, because of parallel tests Go lets the last one begin
 // first, and must not be what everybody waits for in the end.
