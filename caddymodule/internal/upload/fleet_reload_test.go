@@ -142,6 +142,7 @@ func TestFleetIsNotTakenIn(t *testing.T) {
 		defer g.close()
 		g.send(0, "", time.Second)
 		time.Sleep(10 * heartbeat)
+		synctest.Wait()
 		if calls := store.calls.Load(); calls > 12 {
 			t.Errorf("it was asked %d times in ten seconds", calls)
 		}

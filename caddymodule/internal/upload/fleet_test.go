@@ -445,6 +445,7 @@ func TestFleetOfMany(t *testing.T) {
 			g.send(0, "", time.Second)
 		}
 		g.all.Wait()
+		synctest.Wait()
 		if len(g.served) != 310 || g.refused != 1190 || g.most != 10 {
 			t.Errorf("%d served, %d refused, %d at once", len(g.served), g.refused, g.most)
 		}
