@@ -1,3 +1,5 @@
+//go:build slow
+
 package integration_test
 
 import (
@@ -233,8 +235,11 @@ func (p *tab) awaitFact(t testing.TB, name, pattern string) {
 // newcomer is how long somebody who has started the demo waits for a decision at most, from opening the page.
 const newcomer = 10 * time.Second
 
-// decideInBrowser promises a newcomer with a camera a decision at the first click, and soon.
-func (x *xcaddyRun) decideInBrowser(t *testing.T) {
+// TestBrowserDecidesSoon promises a newcomer with a camera, who has run ./xcaddy.sh run, a decision at the first click, and soon.
+func TestBrowserDecidesSoon(t *testing.T) {
+	t.Parallel()
+	root, _ := documents(t)
+	x := startXcaddyRun(t, root)
 	origin := x.here.Replace("http://localhost:8080")
 	p := openTab(t, startBrowser(t, fakeCamera), origin, "")
 	p.setCamera(t, browser.PermissionSettingGranted)
@@ -249,4 +254,5 @@ func (x *xcaddyRun) decideInBrowser(t *testing.T) {
 	if took > newcomer {
 		t.Errorf("that took %s, want at most %s", took, newcomer)
 	}
+	x.stop(t)
 }

@@ -79,7 +79,6 @@ func TestDocsRun(t *testing.T) {
 	if ran == 0 {
 		t.Error("the documents have nothing to run")
 	}
-	t.Run("browser", x.decideInBrowser)
 	x.stop(t)
 }
 

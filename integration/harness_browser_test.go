@@ -1,3 +1,5 @@
+//go:build slow
+
 package integration_test
 
 import (
