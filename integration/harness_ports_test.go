@@ -9,8 +9,9 @@ import (
 )
 
 // Ports are taken from below the range that the kernel deals out by itself (from 32768 on Linux): no connection of some other
-// test can sit on one between its choice and its use.
-const firstPort, lastPort = 12000, 31999
+// test can sit on one between its choice and its use. Those of integration/bench are below these: its tests run at the same time, and
+// two Caddys would share a port without an error (SO_REUSEPORT).
+const firstPort, lastPort = 22000, 31999
 
 var takenPorts sync.Map
 

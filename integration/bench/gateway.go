@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -83,8 +84,11 @@ func (p peer) configure(of *process, addr string) error {
 }
 
 // Ports are taken from below the range that the kernel assigns by itself (from 32768 on Linux): no connection can occupy one
-// between its choice and its use.
-const firstPort, lastPort = 12000, 31999
+// between its choice and its use. Those of the tests of integration are above these, and none is taken twice: two Caddys would share
+// one without an error (SO_REUSEPORT).
+const firstPort, lastPort = 12000, 21999
+
+var takenPorts sync.Map
 
 // freeAddress returns a free address of this machine.
 func freeAddress() (string, error) {
@@ -92,11 +96,11 @@ func freeAddress() (string, error) {
 	return net.JoinHostPort("127.0.0.1", port), err
 }
 
-// freePort returns a port that is free at each of the hosts.
+// freePort returns a port that is free at each of the hosts, and that no other call returns.
 func freePort(hosts ...string) (string, error) {
 	for range 200 {
 		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort))
-		if portFree(port, hosts) {
+		if _, taken := takenPorts.LoadOrStore(port, true); !taken && portFree(port, hosts) {
 			return port, nil
 		}
 	}
