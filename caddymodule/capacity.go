@@ -61,7 +61,7 @@ type Capacity struct {
 	// the same limits in each gateway; `memory` stays each gateway's own.
 	//
 	// A gateway that dies gives back its slots within five seconds. While the
-	// store doesn't answer, each gateway goes on with its share: `slots` and
+	// store doesn't answer, each gateway continues with its share: `slots` and
 	// `queue` divided by the gateways there were, and at least one slot. It says so
 	// in the log, and in `GET /oz_instant/status`. Default: none.
 	SharedRaw json.RawMessage `json:"shared,omitempty" caddy:"namespace=http.handlers.oz_instant.slots inline_key=module"`

@@ -22,7 +22,7 @@ var (
 	memoryGauge = gaugeDesc("memory_limit_bytes",
 		"How much memory capsules may hold while they are received and wait for a slot, over all ways to Oz. 0: none has such a limit.")
 	sharedGauge = gaugeDesc("slots_shared",
-		"1: slots are counted over all gateways. 0: a store doesn't answer, and the gateway goes on with its share. Absent without shared.")
+		"1: slots are counted over all gateways. 0: a store doesn't answer, and the gateway continues with its share. Absent without shared.")
 	expiryGauge = gaugeDesc("access_token_expiry_timestamp_seconds",
 		"When the first of the access tokens expires. 0: an account has none at the moment. Absent without credentials.")
 )

@@ -79,7 +79,7 @@ func TestSharedSlots(t *testing.T) {
 
 	r.kill()
 	for _, p := range s.gateways() {
-		p.waitForLog(t, having("goes on with its share"), withField("level", "error"))
+		p.waitForLog(t, having("continues with its share"), withField("level", "error"))
 		p.awaitStatus(t, "shared.alone", "true")
 	}
 	s.assertServed(t, 2) // each has one slot at least

@@ -104,21 +104,20 @@ func BenchmarkSlots(b *testing.B) {
 			}
 			return report
 		}
-		b.Run(fmt.Sprintf("free/gateways=%d", gateways), func(b *testing.B) {
-			r := newBenchRoom(b, gateways, 627, 500, 0)
+		oneForOne := func(r *benchRoom) {
 			r.measure(func(i int) {
 				report := over(r, i)
 				report.New = r.newcomers(1)
 				r.sync(i, report)
 			})
+		}
+		b.Run(fmt.Sprintf("free/gateways=%d", gateways), func(b *testing.B) {
+			r := newBenchRoom(b, gateways, 627, 500, 0)
+			oneForOne(r)
 		})
 		b.Run(fmt.Sprintf("queue/gateways=%d", gateways), func(b *testing.B) {
 			r := newBenchRoom(b, gateways, 500, 500, 3000)
-			r.measure(func(i int) {
-				report := over(r, i)
-				report.New = r.newcomers(1)
-				r.sync(i, report)
-			})
+			oneForOne(r)
 		})
 		b.Run(fmt.Sprintf("whole/gateways=%d", gateways), func(b *testing.B) {
 			r := newBenchRoom(b, gateways, 627, 500, 0)

@@ -53,7 +53,7 @@ func (s *Shared) config() string {
 }
 
 // fleet has a limiter's slots granted by a store. While the store doesn't
-// answer, the gateway goes on alone with its share of them. One goroutine talks
+// answer, the gateway continues alone with its share of them. One goroutine talks
 // to the store, so that calls never overtake each other: what came about between
 // two calls goes into the next one, and each second all there is, which mends
 // whatever was lost.
@@ -203,7 +203,7 @@ func (f *fleet) tellAll() {
 
 var errNotTakenIn = errors.New("it doesn't take this gateway in")
 
-// sync makes one call. The gateway goes on after storeTimeout, also if the call
+// sync makes one call. The gateway continues after storeTimeout, also if the call
 // doesn't end.
 func (f *fleet) sync(ctx context.Context, store SlotStore) {
 	report, told := f.report()
@@ -381,7 +381,7 @@ func (f *fleet) lose(err error) {
 		f.beCautious()
 		f.lost = true
 		slots, queue := f.part(l.slots, l.queue)
-		f.logger.Error("capacity: the store of the slots doesn't answer; until it does, this gateway goes on with its share",
+		f.logger.Error("capacity: the store of the slots doesn't answer; until it does, this gateway continues with its share",
 			zap.Int("slots", slots), zap.Int("queue", queue), zap.Int("gateways", f.gateways), zap.Error(err))
 		l.judgeNew()
 	}
@@ -448,7 +448,7 @@ func (f *fleet) elsewhere() (held, waiting int) {
 	return f.othersHold, f.othersWait
 }
 
-// ended tells the store that a ticket is no more.
+// ended tells the store that a ticket has ended.
 func (f *fleet) ended(t *ticket) {
 	if !f.grants() {
 		return

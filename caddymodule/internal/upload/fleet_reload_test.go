@@ -133,7 +133,7 @@ func (s *forgetting) Sync(context.Context, string, upload.SlotReport) (upload.Sl
 func (*forgetting) Listen(ctx context.Context, _, _ string, _ func()) { <-ctx.Done() }
 
 // A store that takes no gateway in is one that doesn't answer: it is asked each second, and the gateway
-// goes on alone.
+// continues alone.
 func TestFleetIsNotTakenIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
@@ -146,7 +146,7 @@ func TestFleetIsNotTakenIn(t *testing.T) {
 		if calls := store.calls.Load(); calls > 12 {
 			t.Errorf("it was asked %d times in ten seconds", calls)
 		}
-		if n := logs.FilterMessageSnippet("goes on with its share").Len(); n != 1 || g.count() != 1 {
+		if n := logs.FilterMessageSnippet("continues with its share").Len(); n != 1 || g.count() != 1 {
 			t.Errorf("logged %d times, %d served", n, g.count())
 		}
 	})

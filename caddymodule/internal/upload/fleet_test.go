@@ -216,7 +216,7 @@ func TestFleetServesInOrder(t *testing.T) {
 	})
 }
 
-// Without the store each gateway goes on with its share, and then with the others again; nobody is lost,
+// Without the store each gateway continues with its share, and then with the others again; nobody is lost,
 // and Oz never gets more than its slots: whether calls fail, or only their answers are lost,
 // whether the server then knows all that was, or nothing.
 func TestFleetWithoutStore(t *testing.T) {
@@ -297,7 +297,7 @@ func TestFleetComesAndGoes(t *testing.T) {
 		if s := g.gates[2].Status(); s.InFlight != 1 || s.Queued != 2 || !s.Shared.Alone || s.Shared.Gateways != 0 {
 			t.Errorf("one that begins without the store: %+v, shared %+v", s, s.Shared)
 		}
-		if n := g.logs.FilterMessageSnippet("goes on with its share").Len(); n != 1 {
+		if n := g.logs.FilterMessageSnippet("continues with its share").Len(); n != 1 {
 			t.Errorf("that the store doesn't answer was logged %d times", n)
 		}
 		g.close()

@@ -24,7 +24,7 @@ type GateStatus struct {
 // SharedStatus is what all gateways do together that share slots, by the last
 // answer of their store.
 type SharedStatus struct {
-	Alone    bool `json:"alone"`     // the store doesn't answer, and this gateway goes on with its share
+	Alone    bool `json:"alone"`     // the store doesn't answer, and this gateway continues with its share
 	Gateways int  `json:"gateways"`  // that the store last knew; 0: it never answered
 	InFlight int  `json:"in_flight"` // have a slot, of those that this gateway knows of
 	Queued   int  `json:"queued"`    // wait for one

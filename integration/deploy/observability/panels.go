@@ -125,7 +125,7 @@ var rows = []row{
 		},
 		{
 			title: "Slots of all gateways", answers: "Are the slots counted over all gateways?", unit: count,
-			todo:    "0: Redis doesn't answer, and the gateway goes on with its share. Empty without shared.",
+			todo:    "0: Redis doesn't answer, and the gateway continues with its share. Empty without shared.",
 			queries: []query{{"{{instance}}", `min by (job, instance) (caddy_oz_instant_slots_shared{@})`}},
 		},
 		{
