@@ -11,18 +11,19 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// analysisTime is long enough for a client to have left, for all to see, before Oz has done its work.
-const analysisTime = 400 * time.Millisecond
+// noticing is long enough for a gateway to have noticed that a client left. It tells nobody when it has.
+const noticing = 400 * time.Millisecond
 
 // TestLeaveDuringAnalysis promises that a capsule that is whole is analysed with client_gone finish, which is the default, although
 // nobody waits any more: the app gets the decision, once. The analysis is paid for and its token spent.
 func TestLeaveDuringAnalysis(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	x := startChain(t, sandbox.Options{}, leaveSite)
 	for name, begin := range leavers {
 		t.Run(name, func(t *testing.T) {
 			x.oz.quiet(t)
 			x.oz.Forget()
+			release := x.oz.HoldAnalyses()
 			capsule := x.capsuleOf(t, "s")
 			j := x.observe(t, func() answer {
 				client := begin(t, x.caddyProc, "/finish", len(capsule))
@@ -30,6 +31,7 @@ func TestLeaveDuringAnalysis(t *testing.T) {
 				client.end()
 				x.beforeLeaving(t, len(capsule))
 				client.leave()
+				time.AfterFunc(noticing, release)
 				x.app.Wait(t, 1)
 				return answer{}
 			})
@@ -68,28 +70,24 @@ func TestLeaveDuringAnalysisCancels(t *testing.T) {
 	}
 }
 
-// workingApp is an app that takes its time: it has begun when a value comes out of began, and answers after analysisTime unless the
-// gateway takes its request back.
+// workingApp is an app that takes its time: it has begun when a value comes out of began, and answers when one goes into finish
+// unless the gateway takes its request back.
 type workingApp struct {
-	Addr  string
-	began chan bool
-	ended chan error // why it did not answer
+	Addr          string
+	began, finish chan bool
+	ended         chan error // why it did not answer
 }
 
 func newWorkingApp(t testing.TB) *workingApp {
 	t.Helper()
-	a := &workingApp{began: make(chan bool, 1), ended: make(chan error, 1)}
+	a := &workingApp{began: make(chan bool, 1), finish: make(chan bool), ended: make(chan error, 1)}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body) // else Go's server would not notice
 		a.began <- true
-		work := analysisTime
-		if r.URL.Path == "/cancel" { // it won't be needed
-			work = patience
-		}
 		select {
 		case <-r.Context().Done():
 			a.ended <- r.Context().Err()
-		case <-time.After(work):
+		case <-a.finish:
 			a.ended <- nil
 		}
 	}))
@@ -113,6 +111,9 @@ func TestLeaveWhileTheAppWorks(t *testing.T) {
 				client.end()
 				<-app.began
 				client.leave()
+				if path == "/finish" {
+					time.AfterFunc(noticing, func() { app.finish <- true })
+				}
 				if err := <-app.ended; (err != nil) != (path == "/cancel") {
 					t.Errorf("the app's request ended with %v", err)
 				}
@@ -126,7 +127,7 @@ func TestLeaveWhileTheAppWorks(t *testing.T) {
 // cancel, or before the capsule is whole, there is none to get.
 func TestLeaveHalfway(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, leaveSite)
+	x := startChain(t, sandbox.Options{}, leaveSite)
 	begin := func(t *testing.T, path string, size int, part []byte) *rawConn {
 		conn := x.dialRaw(t)
 		conn.sendHead(t, postHead(path, size)...)
@@ -137,9 +138,11 @@ func TestLeaveHalfway(t *testing.T) {
 	}
 	t.Run("finish", func(t *testing.T) {
 		x.oz.Forget()
+		release := x.oz.HoldAnalyses()
 		j := x.observe(t, func() answer {
 			capsule := x.capsuleOf(t, "s")
 			conn := begin(t, "/finish", len(capsule), capsule)
+			time.AfterFunc(noticing, release)
 			a := conn.read(t, "POST")
 			conn.ends(t)
 			return a
@@ -156,6 +159,7 @@ func TestLeaveHalfway(t *testing.T) {
 		})
 	}
 	t.Run("cancel", func(t *testing.T) {
+		x.oz.fault(t, "hang")
 		x.leaveHalfway(t, func() *rawConn {
 			capsule := x.capsuleOf(t, "s")
 			return begin(t, "/cancel", len(capsule), capsule)

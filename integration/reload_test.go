@@ -75,13 +75,14 @@ func TestReloadDuringUpload(t *testing.T) {
 // TestReloadDuringAnalysis promises the same for a capsule that Oz has and did not answer yet, and for a client that has left by then.
 func TestReloadDuringAnalysis(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, sandbox.Options{AnalysisTime: analysisTime}, reloadSite(0))
+	x := startChain(t, sandbox.Options{}, reloadSite(0))
 	number := 0
 	for name, begin := range leavers {
 		number++
 		t.Run(name, func(t *testing.T) {
 			x.oz.quiet(t)
 			x.oz.Forget()
+			release := x.oz.HoldAnalyses()
 			capsule := x.capsuleOf(t, "s")
 			j := x.observe(t, func() answer {
 				client := begin(t, x.caddyProc, "/verify", len(capsule))
@@ -90,6 +91,7 @@ func TestReloadDuringAnalysis(t *testing.T) {
 				x.beforeLeaving(t, len(capsule))
 				check(t, x.Reload(reloadSite(number)))
 				client.leave()
+				time.AfterFunc(noticing, release)
 				x.app.Wait(t, 1)
 				return answer{}
 			})

@@ -308,14 +308,16 @@ func TestReplayTwoGateways(t *testing.T) {
 func TestReplayReloadInProgress(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
-	x := startChain(t, sandbox.Options{ReuseTokens: true, AnalysisTime: time.Second}, guardedSite, withRedis("redis://"+r.Addr)...)
+	x := startChain(t, sandbox.Options{ReuseTokens: true}, guardedSite, withRedis("redis://"+r.Addr)...)
 	c := x.client(t, "h1")
 	answers := make(chan answer, 2)
+	release := x.oz.HoldAnalyses()
 	for _, path := range []string{"/verify", "/buffered"} {
 		go func() { answers <- c.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 300_000})) }()
 	}
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.Open == 2 })
 	check(t, x.Reload(strings.ReplaceAll(guardedSite, "{$STORE:memory}", "redis redis://"+r.Addr+"/1")))
+	release()
 	for range 2 {
 		if a := <-answers; a.Status != 200 {
 			t.Errorf("got %d %s", a.Status, a.Body)

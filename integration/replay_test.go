@@ -5,7 +5,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -195,7 +194,7 @@ func TestReplayAlso(t *testing.T) {
 // before its capsule is whole has used nothing up.
 func TestReplayWhileInProgress(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, sandbox.Options{ReuseTokens: true, AnalysisTime: time.Second}, guardedSite)
+	x := startChain(t, sandbox.Options{ReuseTokens: true}, guardedSite)
 	c := x.client(t, "h1")
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 300_000})
 	for _, path := range []string{"/verify", "/buffered"} {
@@ -206,6 +205,7 @@ func TestReplayWhileInProgress(t *testing.T) {
 	}
 	x.waitForLogs(t, 2, withMsg("capsule refused"))
 	x.oz.quiet(t)
+	release := x.oz.HoldAnalyses()
 	first := make(chan answer, 1)
 	go func() { first <- c.post(t, "/verify", capsule) }()
 	// Its claim is made once it is whole: until then, the second can come first.
@@ -213,6 +213,7 @@ func TestReplayWhileInProgress(t *testing.T) {
 	if a := c.post(t, "/buffered", capsule); a.Status != 409 {
 		t.Errorf("the second got %d %s", a.Status, a.Body)
 	}
+	release()
 	if a := <-first; a.Status != 200 {
 		t.Errorf("the first got %d %s", a.Status, a.Body)
 	}

@@ -90,7 +90,7 @@ func testNoTrailersForErrorRoutes(t *testing.T) {
 // with error routes and where the app answers.
 func TestExpectGetsNoLingerWithErrorRoutes(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, sandbox.Options{AnalysisTime: 3 * time.Second}, `
+	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
@@ -120,6 +120,7 @@ func TestExpectGetsNoLingerWithErrorRoutes(t *testing.T) {
 	}
 	t.Run("refused", func(t *testing.T) { ended(t, 415, "POST /verify HTTP/1.1", "Content-Type: application/json") })
 	t.Run("passed", func(t *testing.T) {
+		defer x.oz.HoldAnalyses()()
 		first := x.dialRaw(t)
 		capsule := x.oz.Capsule(sandbox.CapsuleSpec{})
 		first.sendHead(t, postHead("/verify", len(capsule))...)

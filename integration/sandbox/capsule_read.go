@@ -212,8 +212,15 @@ func anyCapsule(size int64) capsule {
 	return c
 }
 
-// wait lets an analysis take its time, or less when the sandbox closes.
+// wait lets an analysis take its time, and longer while analyses are held, or less when the sandbox closes.
 func (s *Sandbox) wait(d time.Duration) {
+	s.mu.Lock()
+	held := s.held
+	s.mu.Unlock()
+	select {
+	case <-held:
+	case <-s.done:
+	}
 	if d <= 0 {
 		return
 	}

@@ -25,6 +25,7 @@ type Sandbox struct {
 	kind      *kind         // what opts.Fault.Kind stands for
 	faultUses int           // how often the fault was met, for Fault.Times
 	released  chan struct{} // closed when the fault changes
+	held      chan struct{} // closed when analyses may end
 
 	closing sync.Once
 	done    chan struct{} // closed by Close
@@ -41,7 +42,8 @@ func New(o Options) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox keys: %w", err)
 	}
 	s := &Sandbox{keys: keys, book: newBook(o.KeepReceipts), shots: newShots(), opts: o, kind: kindByName(o.Fault.Kind)}
-	s.released, s.done = make(chan struct{}), make(chan struct{})
+	s.released, s.held, s.done = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	close(s.held)
 	s.slots.changed = s.book.broadcast
 	return s, nil
 }
@@ -83,6 +85,15 @@ func (s *Sandbox) SetFault(f Fault) {
 	s.faultUses = 0
 	s.release()
 	s.opts.Fault, s.kind = f, kindByName(f.Kind)
+}
+
+// HoldAnalyses lets no analysis end that takes place from now on until release is called, however long AnalysisTime is.
+func (s *Sandbox) HoldAnalyses() (release func()) {
+	held := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = held
+	return sync.OnceFunc(func() { close(held) })
 }
 
 // Close lets go of everything that hangs and of analyses under way, so that a server around the sandbox can shut down.

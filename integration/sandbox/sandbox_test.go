@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -151,6 +152,22 @@ func TestAnalysisTakesItsTime(t *testing.T) {
 	if took := time.Since(began); took >= analysis {
 		t.Errorf("a refusal needs no analysis, it took %v", took)
 	}
+}
+
+func TestAnalysesAreHeld(t *testing.T) {
+	s, url := start(t, Options{})
+	release := s.HoldAnalyses()
+	var released atomic.Bool
+	go func() {
+		s.Await(t.Context(), func(s Stats) bool { return s.Busy == 1 })
+		released.Store(true)
+		release()
+	}()
+	post(t, url, s.Capsule(CapsuleSpec{})).wantSuccess(t)
+	if !released.Load() {
+		t.Error("answered while the analysis was held")
+	}
+	post(t, url, s.Capsule(CapsuleSpec{})).wantSuccess(t)
 }
 
 func TestHTTP2(t *testing.T) {
