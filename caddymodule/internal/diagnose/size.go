@@ -15,7 +15,7 @@ const (
 	cpuPerCapsule = 3.0 * float64(time.Millisecond) // of the gateway, whatever its size; a TLS handshake is in it
 	cpuPerMiB     = 3.3 * float64(time.Millisecond) // and for each MiB
 	cpuPerPiece   = 60 * float64(time.Microsecond)  // and for each piece that the gateway waits for, over a slow link
-	cpuOfRedis    = 1.7 * float64(time.Millisecond) // and for its calls, if several gateways share one
+	cpuOfRedis    = 0.9 * float64(time.Millisecond) // and for its calls, if several gateways share one
 	piece         = 4 << 10                         // the smallest that is usual: three packets
 
 	ramOfGateway  = 96 << 20  // of one that does nothing
@@ -33,8 +33,8 @@ const (
 const (
 	redisShared      = 2.5                             // calls for a capsule, less when one call tells of several
 	redisReplay      = 2.0                             // calls for a capsule: it is claimed, and settled
-	redisPerReplay   = 20 * float64(time.Microsecond)  // of such a call
-	redisPerShared   = 100 * float64(time.Microsecond) // of such a call
+	redisPerReplay   = 120 * float64(time.Microsecond) // of such a call: 20 of the script, the rest of its way
+	redisPerShared   = 200 * float64(time.Microsecond) // of such a call
 	redisPerGateway  = 6 * float64(time.Microsecond)   // and for each gateway
 	redisPerSlot     = 0.2 * float64(time.Microsecond) // and for each slot that the calling gateway has
 	redisConnections = 100                             // of a gateway, at most

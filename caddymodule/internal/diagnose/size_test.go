@@ -47,7 +47,7 @@ func TestSizeByHand(t *testing.T) {
 	near(t, "tokens", s.TokenWithin, 16, 0)                 // 16 at once, 1/s
 	near(t, "claims", s.RedisBytes, 900*redisPerClaim, 0)   // 1/s × 15 min
 	near(t, "Redis, shared", s.RedisShared, 2.5+2, 0)       // and one of each gateway
-	near(t, "Redis, cores", s.RedisCPUs, (2*20+4.5*(100+2*6+2*0.2))/1e6, 1e-9)
+	near(t, "Redis, cores", s.RedisCPUs, (2*120+4.5*(200+2*6+2*0.2))/1e6, 1e-9)
 	near(t, "Redis within", s.RedisWithin, 1, 0) // then calls have failed
 	near(t, "lost", s.LostCapsules, (4+s.Waits.Mean+2)/2, 0.001)
 	near(t, "one gateway less", s.BusyLess, 1, 0) // the other has 2 of the 4 slots
