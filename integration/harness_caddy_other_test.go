@@ -13,3 +13,6 @@ func dieWithTests(*exec.Cmd, syscall.Signal) {}
 
 // openFiles is for Linux only.
 func (*caddyProc) openFiles(testing.TB) map[string][]byte { return nil }
+
+// listensTwice knows nothing of listeners on other systems.
+func (p *caddyProc) listensTwice() bool { return false }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ type caddyProc struct {
 	ended chan struct{} // closed when the process has ended
 
 	crashed bool // it was killed by the test
+
+	marks atomic.Int64 // that catchUp made
 
 	clientsMu sync.Mutex
 	clients   []*client
@@ -165,7 +168,9 @@ func (p *caddyProc) Reload(caddyfile string) error {
 func (p *caddyProc) ReloadJSON(config string) error { return p.load("application/json", config) }
 
 // load gives the running Caddy a config. Its clients begin with new connections after it: the servers of the config before close
-// those that are kept at some moment after the answer, and a POST that meets it fails, since no client may send one again.
+// those that are kept at some moment after the answer, and a POST that meets it fails, since no client may send one again. At some
+// moment they also close their listeners, which until then get a part of the new connections (SO_REUSEPORT) and reset those that they
+// did not accept: load returns after it.
 func (p *caddyProc) load(contentType, config string) error {
 	req, err := http.NewRequest(http.MethodPost, "http://"+p.Admin+"/load", strings.NewReader(config))
 	if err != nil {
@@ -174,6 +179,9 @@ func (p *caddyProc) load(contentType, config string) error {
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Cache-Control", "must-revalidate") // also when nothing has changed
 	_, err = adminCall(req)
+	for deadline := time.Now().Add(patience); p.listensTwice() && time.Now().Before(deadline); { // nobody tells when it doesn't
+		time.Sleep(time.Millisecond)
+	}
 	p.clientsMu.Lock()
 	defer p.clientsMu.Unlock()
 	for _, c := range p.clients {

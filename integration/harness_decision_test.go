@@ -57,7 +57,9 @@ type observed struct {
 // observe has send bring one request to the site, and collects what came of it. It must be the only request at this time.
 func (x *chain) observe(t testing.TB, send func() answer) (j observed) {
 	t.Helper()
-	before, accessed, decided := x.counts(t), len(x.logLines(isAccess)), len(x.logLines(isDecided))
+	before := x.counts(t)
+	x.catchUp(t) // a request before may have been answered while its lines were on their way
+	accessed, decided := len(x.logLines(isAccess)), len(x.logLines(isDecided))
 	x.app.Forget()
 	j.answer = send()
 	// The access log comes last: then everything else is written.

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +119,14 @@ func (b *logBook) wait(limit time.Duration, n int, ended <-chan struct{}, filter
 func (p *caddyProc) logLines(filters ...logFilter) []logLine {
 	found, _ := p.logs.find(filters)
 	return found
+}
+
+// catchUp returns when all that Caddy has written to its log is there: the call that it makes has a line, too, and the last one.
+func (p *caddyProc) catchUp(t testing.TB) {
+	t.Helper()
+	mark := fmt.Sprintf("/reverse_proxy/upstreams?%d", p.marks.Add(1))
+	p.AdminGet(t, mark)
+	p.waitForLog(t, having(`"`+mark+`"`))
 }
 
 // waitForLog returns the first line of Caddy's log that all filters pick, as soon as it is written.
