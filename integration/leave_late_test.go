@@ -11,9 +11,6 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// noticing is long enough for a gateway to have noticed that a client left. It tells nobody when it has.
-const noticing = 400 * time.Millisecond
-
 // TestLeaveDuringAnalysis promises that a capsule that is whole is analysed with client_gone finish, which is the default, although
 // nobody waits any more: the app gets the decision, once. The analysis is paid for and its token spent.
 func TestLeaveDuringAnalysis(t *testing.T) {
@@ -31,7 +28,7 @@ func TestLeaveDuringAnalysis(t *testing.T) {
 				client.end()
 				x.beforeLeaving(t, len(capsule))
 				client.leave()
-				time.AfterFunc(noticing, release)
+				x.afterNoticing(t, release)
 				x.app.Wait(t, 1)
 				return answer{}
 			})
@@ -112,7 +109,7 @@ func TestLeaveWhileTheAppWorks(t *testing.T) {
 				<-app.began
 				client.leave()
 				if path == "/finish" {
-					time.AfterFunc(noticing, func() { app.finish <- true })
+					x.afterNoticing(t, func() { app.finish <- true })
 				}
 				if err := <-app.ended; (err != nil) != (path == "/cancel") {
 					t.Errorf("the app's request ended with %v", err)
@@ -142,7 +139,7 @@ func TestLeaveHalfway(t *testing.T) {
 		j := x.observe(t, func() answer {
 			capsule := x.capsuleOf(t, "s")
 			conn := begin(t, "/finish", len(capsule), capsule)
-			time.AfterFunc(noticing, release)
+			x.afterNoticing(t, release)
 			a := conn.read(t, "POST")
 			conn.ends(t)
 			return a
