@@ -91,7 +91,7 @@ func TestInstanceDies(t *testing.T) {
 	log
 	oz_instant /verify {$DEAD} {$OZ} {$OZ2} {
 		lb_policy first
-		lb_try_duration 2s
+		lb_try_duration 1m
 		fail_duration 1s
 	}
 	oz_instant /dead {$DEAD2} {$DEAD3} {
@@ -137,7 +137,11 @@ func TestInstanceIsMarkedByItsAnswers(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			x, instances := startInstances(t, "lb_policy first\nfail_duration 1m\ntimeout 1s")
+			options := "lb_policy first\nfail_duration 1m"
+			if fault == "hang" {
+				options += "\ntimeout 1s"
+			}
+			x, instances := startInstances(t, options)
 			acceptAny(instances)
 			instances[0].fault(t, fault)
 			c := x.client(t, "h1")
@@ -154,14 +158,17 @@ func TestInstanceIsMarkedByItsAnswers(t *testing.T) {
 	}
 	t.Run("a client that leaves", func(t *testing.T) {
 		t.Parallel()
-		x, instances := startInstances(t, "lb_policy first\nfail_duration 1m\nupload_timeout 1s\nmax_capsule 200KiB")
+		const options = "lb_policy first\nfail_duration 1m\nmax_capsule 200KiB"
+		x, instances := startInstances(t, options+"\n}\noz_instant /slow {$OZ} {$OZ2} {$OZ3} {\n"+options+"\nupload_timeout 2s")
 		acceptAny(instances)
 		capsule := x.anyCapsule()
 		conn := x.slowUpload(t, capsule, 50_000)
 		instances[0].await(t, func(s sandbox.Stats) bool { return s.Open == 1 })
 		conn.Close()
 		x.waitForLog(t, withField("problem", "client-gone"))
-		slow := x.slowUpload(t, capsule, 50_000)
+		slow := x.dialRaw(t)
+		slow.sendHead(t, postHead("/slow", len(capsule))...)
+		slow.send(t, string(capsule[:50_000]))
 		if a := slow.read(t, "POST"); a.Status != 408 {
 			t.Errorf("a slow client got %d", a.Status)
 		}
