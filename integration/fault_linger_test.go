@@ -314,11 +314,16 @@ func TestAnswerComesBeforeTheRestIsAwaited(t *testing.T) {
 			conn := x.dialRaw(t)
 			conn.sendHead(t, want.method+" "+want.path+" HTTP/1.1", "Host: localhost", "Content-Type: "+want.contentType, "Content-Length: 12000000")
 			conn.send(t, strings.Repeat("x", 100_000))
-			within(t, 4*time.Second, "the answer", func() {
-				if a := conn.read(t, want.method); a.Status != want.status {
-					t.Errorf("got %d %s", a.Status, a.Body)
-				}
-			})
+			// While it writes, the rest is awaited for half a minute, and an answer that came after that too late for the connection.
+			answered, wrote := make(chan struct{}), make(chan error, 1)
+			go func() { wrote <- conn.writeUntil(answered, 0) }()
+			if a := conn.read(t, want.method); a.Status != want.status {
+				t.Errorf("got %d %s", a.Status, a.Body)
+			}
+			close(answered)
+			if err := <-wrote; err != nil {
+				t.Errorf("it could not write more of its body: %v", err)
+			}
 			within(t, 15*time.Second, "the end of the connection", func() { conn.ends(t) })
 		})
 		t.Run(want.name+", over HTTP/2", func(t *testing.T) {
@@ -330,11 +335,11 @@ func TestAnswerComesBeforeTheRestIsAwaited(t *testing.T) {
 			for range 10 {
 				check(t, conn.WriteData(1, false, make([]byte, 10_000)))
 			}
-			within(t, 4*time.Second, "the end of the answer", func() {
-				if a := conn.read(t, 1); a.Status != want.status || !a.HasEnd {
-					t.Errorf("got %+v", a)
-				}
-			})
+			stop := conn.dripOn(1)
+			if a := conn.read(t, 1); a.Status != want.status || !a.HasEnd {
+				t.Errorf("got %+v", a)
+			}
+			stop()
 		})
 	}
 }
@@ -348,13 +353,40 @@ func TestExpectGetsNoLinger(t *testing.T) {
 			t.Parallel()
 			conn := x.dialRaw(t)
 			conn.sendHead(t, want.method+" "+want.path+" HTTP/1.1", "Host: localhost", "Content-Type: "+want.contentType, "Content-Length: 12000000", "Expect: 100-continue")
-			within(t, 4*time.Second, "the answer and the end", func() {
-				if a := conn.read(t, want.method); a.Status != want.status {
-					t.Errorf("got %d", a.Status)
-				}
-				conn.ends(t)
-			})
+			if a := conn.read(t, want.method); a.Status != want.status {
+				t.Errorf("got %d", a.Status)
+			}
+			// A gateway that awaits the rest reads what comes now, for half a minute, and the connection is left open.
+			ended := make(chan struct{})
+			go conn.writeUntil(ended, 0) // until it fails
+			conn.ends(t)
+			close(ended)
 		})
+	}
+}
+
+// dripOn writes a byte on a stream now and then, also while the connection is read, until the returned function is called.
+func (c *rawH2) dripOn(stream uint32) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(300 * time.Millisecond):
+			}
+			c.writing.Lock()
+			err := c.WriteData(stream, false, []byte("x"))
+			c.writing.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
 	}
 }
 
@@ -405,8 +437,8 @@ func testLingeringClientHoldsNothing(t *testing.T) {
 			// All the while it writes, and is listened to. Silence for five seconds, in which a busy machine may not have served the next
 			// client, would end the connection.
 			served, wrote := make(chan struct{}), make(chan error, 1)
-			go func() { wrote <- conn.writeUntil(served) }()
-			within(t, 5*time.Second, "giving the slot back", func() { x.awaitMetric(t, inFlightMetric, 0) })
+			go func() { wrote <- conn.writeUntil(served, 6) }()
+			x.awaitMetric(t, inFlightMetric, 0) // while it writes it is listened to for longer than this waits
 			x.awaitMetric(t, memoryMetric, 0)
 			x.oz.fault(t, "")
 			x.mustServe(t)
@@ -418,17 +450,18 @@ func testLingeringClientHoldsNothing(t *testing.T) {
 	})
 }
 
-// writeUntil writes a little of a body now and then, six times at least.
-func (c *rawConn) writeUntil(end <-chan struct{}) error {
+// writeUntil writes a little of a body now and then, so many times at least.
+func (c *rawConn) writeUntil(end <-chan struct{}, least int) error {
 	for n := 0; ; n++ {
+		pause := time.After(300 * time.Millisecond) // as such a client writes
 		select {
 		case <-end:
-			if n >= 6 {
+			if n >= least {
 				return nil
 			}
-		default:
+			<-pause
+		case <-pause:
 		}
-		time.Sleep(300 * time.Millisecond) // as such a client writes
 		if _, err := io.WriteString(c, strings.Repeat("x", 20_000)); err != nil {
 			return err
 		}

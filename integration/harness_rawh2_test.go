@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ type rawH2 struct {
 	conn net.Conn
 	out  *bytes.Buffer // a field block in progress
 	enc  *hpack.Encoder
+
+	writing sync.Mutex // held by what writes while the connection is read
 }
 
 // h2Answer is a whole answer, or how its stream ended.
@@ -129,6 +132,8 @@ func (c *rawH2) handle(frame http2.Frame, stream uint32, a *h2Answer) error {
 	switch f := frame.(type) {
 	case *http2.SettingsFrame:
 		if !f.IsAck() {
+			c.writing.Lock()
+			defer c.writing.Unlock()
 			return c.WriteSettingsAck()
 		}
 		return nil
