@@ -130,7 +130,14 @@ func TestCheckFindsFaults(t *testing.T) {
 		"gzip@all":                  {token, empty, garbage},
 	}, func(t *testing.T, fault string, red []string) {
 		oz := startSandbox(t, sandbox.Options{Fault: sandbox.MustFault(fault)})
-		got := runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--timeout", "2s", "--json")
+		timeout := "1m" // for what works, on a busy machine
+		switch fault {
+		case "hang@token":
+			timeout = "6s"
+		case "hang@all": // for each of three steps
+			timeout = "2s"
+		}
+		got := runCaddy(t, "", nil, "oz-instant", "check", "--to", oz.URL, "--timeout", timeout, "--json")
 		if got.Exit == 0 || gjson.Get(got.Out, "well").Bool() {
 			t.Errorf("exit %d\n%s", got.Exit, got.Out)
 		}

@@ -2,9 +2,11 @@ package integration_test
 
 import (
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,7 +123,14 @@ func testSlowClientDoesNotMarkOzDown(t *testing.T) {
 		"over half, then a byte every 3 seconds": {strings.Repeat("x", 600_000), 3 * time.Second, 1, 900_000},
 	} {
 		beside.Run(name, func(t *testing.T) {
-			oz := startServer(t, serveRequest(3*time.Second, ozAnswer("201 Created", ozFolder(""))))
+			var patient atomic.Bool // once the phone has gone
+			oz := startServer(t, func(conn net.Conn) {
+				limit := 3 * time.Second
+				if patient.Load() {
+					limit = patience
+				}
+				serveRequest(limit, ozAnswer("201 Created", ozFolder("")))(conn)
+			})
 			app := newRawApp(t)
 			x := &chain{caddyProc: startCaddy(t, `
 {$SITE} {
@@ -148,6 +157,7 @@ func testSlowClientDoesNotMarkOzDown(t *testing.T) {
 			}
 			conn.Close()
 			sending.Wait()
+			patient.Store(true)
 			x.wantServed(t, "/verify", make([]byte, 1000))
 		})
 	}

@@ -101,7 +101,7 @@ func TestCheckSpeaksAsItGoes(t *testing.T) {
 	t.Parallel()
 	oz := startSandbox(t, sandbox.Options{})
 	oz.fault(t, "hang@token")
-	cmd := exec.CommandContext(t.Context(), caddyBinary, "oz-instant", "check", "--to", oz.URL, "--timeout", "15s")
+	cmd := exec.CommandContext(t.Context(), caddyBinary, "oz-instant", "check", "--to", oz.URL, "--timeout", "5m")
 	home := t.TempDir()
 	cmd.Env = []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home}
 	out, err := cmd.StdoutPipe()
@@ -119,7 +119,7 @@ func TestCheckSpeaksAsItGoes(t *testing.T) {
 	}()
 	seen := func(want string) {
 		t.Helper()
-		timeout := time.After(3 * time.Second)
+		timeout := time.After(patience)
 		for {
 			select {
 			case line, more := <-lines:
