@@ -24,7 +24,12 @@ const biometrySite = `
 		biometry {
 			reference /profile/photo?size=large
 		}
-		timeout 2s
+	}
+	oz_instant /hurried {$OZ} {
+		biometry {
+			reference /profile/photo
+		}
+		timeout 3s
 	}
 	oz_instant /small {$OZ} {
 		biometry {
@@ -303,9 +308,13 @@ func TestBiometryDecides(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			x.oz.fault(t, fault)
+			path := "/verify"
+			if fault == "hang@biometry" {
+				path = "/hurried"
+			}
 			start := time.Now()
 			j := x.observe(t, func() answer {
-				return c.post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice"}), "Cookie", "user=alice")
+				return c.post(t, path, x.oz.Capsule(sandbox.CapsuleSpec{Person: "alice"}), "Cookie", "user=alice")
 			})
 			want.assertSight(t, j)
 			if want.http > 0 {

@@ -29,7 +29,7 @@ const decisionSite = `
 	}
 	oz_instant /short {$OZ} {
 		timeout 600ms
-		upload_timeout 900ms
+		upload_timeout 4s
 	}
 	oz_instant /bound {$OZ} {
 		require meta_data.transaction_id {http.request.cookie.transaction}

@@ -26,6 +26,9 @@ func TestDecisionPass(t *testing.T) {
 	log
 	oz_instant /both {$OZ} {
 		pass INVALID UNAVAILABLE
+	}
+	oz_instant /hurried {$OZ} {
+		pass INVALID UNAVAILABLE
 		timeout 500ms
 	}
 	oz_instant /invalid {$OZ} {
@@ -41,7 +44,7 @@ func TestDecisionPass(t *testing.T) {
 		{"container", "/both", "oz-error:5", "INVALID", "container", "5", 400},
 		{"only invalid", "/invalid", "oz-error:14", "INVALID", "container", "14", 400},
 		{"overloaded", "/both", "status:503", "UNAVAILABLE", "overloaded", "11", 503},
-		{"timeout", "/both", "hang", "UNAVAILABLE", "timeout", "", 504},
+		{"timeout", "/hurried", "hang", "UNAVAILABLE", "timeout", "", 504},
 		{"malformed", "/both", "dup-declined-success", "UNAVAILABLE", "malformed_answer", "", 502},
 		{"early", "/both", "early:400,bytes=1", "INVALID", "container", "14", 400},
 	} {

@@ -161,9 +161,7 @@ func TestErrorRoutesSeeWhatTheClientSent(t *testing.T) {
 	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
-	oz_instant /verify {$OZ} {
-		timeout 1s
-	}
+	oz_instant /verify {$OZ}
 	reverse_proxy {$APP}
 	handle_errors {
 		respond "{header.X-Custom}|{header.Cookie}|{header.X-Oz-Decision}|{header.X-Oz-Reason}|{http.oz_instant.decision}|{http.error.status_code}"

@@ -24,12 +24,16 @@ func testHandoffSecrets(t *testing.T) {
 	oz_instant /verify {$OZ} {
 		access_token {env.OZ_TOKEN}
 		best_shot keep
+	}
+	oz_instant /hurried {$OZ} {
+		access_token {env.OZ_TOKEN}
+		best_shot keep
 		timeout 1s
 	}
 	oz_instant /retried {$DEAD} {
 		to {$OZ}
 		lb_policy first
-		lb_try_duration 3s
+		lb_try_duration 1m
 		fail_duration 1m
 		access_token {env.OZ_TOKEN}
 	}
@@ -67,7 +71,7 @@ func testHandoffSecrets(t *testing.T) {
 	for _, fault := range []string{
 		"cut", "truncated", "length:twice", "length:short", "hang", "reset", "close", "status:500", "oz-error:14", "dup-image", "bad-utf8", "upgrade",
 	} {
-		if j := post("/verify", fault); len(j.decided) != 1 {
+		if j := post("/hurried", fault); len(j.decided) != 1 {
 			t.Errorf("after %s %d capsules were decided", fault, len(j.decided))
 		}
 	}
