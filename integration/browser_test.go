@@ -154,7 +154,9 @@ type came struct {
 func (d *demoRun) watch(t testing.TB, p *tab, posts int, do func()) (c came) {
 	t.Helper()
 	isPost := []logFilter{isAccess, withField("request.uri", "/verify")}
-	before, accessed, decided := d.counts(t), len(d.logLines(isPost...)), len(d.logLines(isDecided))
+	before := d.counts(t)
+	d.catchUp(t)
+	accessed, decided := len(d.logLines(isPost...)), len(d.logLines(isDecided))
 	d.app.take()
 	do()
 	p.await(t, isOver)

@@ -93,7 +93,7 @@ func startProgram(t testing.TB, env []string, network, address, name string, arg
 			t.Fatalf("%s ended: %v\n%s", name, cmd.ProcessState, book)
 		default:
 		}
-		if time.Since(start) > patience {
+		if time.Since(start) > startPatience {
 			t.Fatalf("%s does not listen: %v\n%s", name, err, book)
 		}
 	}

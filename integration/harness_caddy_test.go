@@ -68,7 +68,7 @@ func startCaddy(t testing.TB, caddyfile string, opts ...caddyOption) *caddyProc 
 	}()
 	t.Cleanup(func() { p.stop(t) })
 
-	if len(p.logs.wait(patience, 1, p.ended, withMsg("serving initial configuration"))) == 0 {
+	if len(p.logs.wait(startPatience, 1, p.ended, withMsg("serving initial configuration"))) == 0 {
 		t.Fatalf("Caddy did not start:\n%s", p.logs)
 	}
 	return p

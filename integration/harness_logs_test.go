@@ -15,6 +15,9 @@ import (
 // carry the race detector; nobody waits that long unless something is wrong.
 const patience = 20 * time.Second
 
+// startPatience is for programs that start, some dozens of them at once in places, others after a compiler of theirs.
+const startPatience = 3 * patience
+
 // logBook collects what a program writes, line by line, and lets others wait for a line.
 type logBook struct {
 	mu      sync.Mutex

@@ -50,7 +50,7 @@ func startPrometheus(t testing.TB, jobs map[string]string) observability.Prometh
 		cmd.Process.Kill()
 		<-ended
 	})
-	if len(book.wait(patience, 1, ended, having("Server is ready"))) == 0 {
+	if len(book.wait(startPatience, 1, ended, having("Server is ready"))) == 0 {
 		t.Fatalf("Prometheus did not start:\n%s", book)
 	}
 	p := observability.Prometheus("http://" + address)
