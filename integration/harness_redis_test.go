@@ -50,17 +50,24 @@ func startCluster(t testing.TB, account []string) *redisServer {
 	return r
 }
 
-// startSentinel runs a Sentinel that watches a primary by the name "claims", and needs no other one to agree.
+// startSentinel runs a Sentinel that watches a primary by the name "claims", and needs no other one to agree. It takes the primary for
+// down only when watchClosely has told it to be quick: before that, a busy machine would have it do so.
 func startSentinel(t testing.TB, primary *redisServer) *redisServer {
 	t.Helper()
 	r := newRedis(t, "redis-sentinel", "+monitor")
 	config := filepath.Join(r.dir, "sentinel.conf")
 	check(t, os.WriteFile(config, []byte("bind 127.0.0.1\nport "+strconv.Itoa(r.Port)+"\ndir "+r.dir+
 		"\nsentinel monitor claims 127.0.0.1 "+strconv.Itoa(primary.Port)+" 1"+
-		"\nsentinel down-after-milliseconds claims 300\nsentinel failover-timeout claims 2000\n"), 0o600))
+		"\nsentinel down-after-milliseconds claims 600000\nsentinel failover-timeout claims 2000\n"), 0o600))
 	r.args = []string{config}
 	r.start(t)
 	return r
+}
+
+// watchClosely has a Sentinel notice soon that the primary is down.
+func (r *redisServer) watchClosely(t testing.TB) {
+	t.Helper()
+	r.do(t, "SENTINEL", "SET", "claims", "down-after-milliseconds", 300)
 }
 
 func newRedis(t testing.TB, name, ready string) *redisServer {
@@ -86,10 +93,10 @@ func (r *redisServer) start(t testing.TB) {
 	r.await(t, r.ready)
 }
 
-// await returns when it has logged a text.
+// await returns when it has logged a text. A Sentinel whose machine stood still for two seconds does nothing for half a minute.
 func (r *redisServer) await(t testing.TB, text string) {
 	t.Helper()
-	if len(r.logs.wait(patience, 1, r.ended, having(text))) == 0 {
+	if len(r.logs.wait(startPatience, 1, r.ended, having(text))) == 0 {
 		t.Fatalf("%s did not say %q:\n%s", r.program, text, r.logs)
 	}
 }

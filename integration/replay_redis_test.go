@@ -158,6 +158,7 @@ func TestReplayFailover(t *testing.T) {
 	accepted.assert(t, x.observe(t, func() answer { return c.post(t, "/verify", capsule) }), "s")
 	primary.do(t, "WAIT", 1, 5000)
 	primary.kill()
+	sentinel.watchClosely(t)
 	if a := c.post(t, "/buffered", x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != 503 && a.Status != 200 { // it may be over already
 		t.Errorf("without a primary: %d %s", a.Status, a.Body)
 	}
