@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 )
 
@@ -47,7 +48,8 @@ func (p *caddyProc) client(t testing.TB, proto string) *client {
 		t.Cleanup(transport.CloseIdleConnections)
 		c.Client = &http.Client{Transport: transport, CheckRedirect: noRedirect}
 	case "h3":
-		transport := &http3.Transport{DisableCompression: true, TLSClientConfig: trust}
+		patient := &quic.Config{HandshakeIdleTimeout: patience, KeepAlivePeriod: patience / 2}
+		transport := &http3.Transport{DisableCompression: true, TLSClientConfig: trust, QUICConfig: patient}
 		t.Cleanup(func() { transport.Close() })
 		c.Client = &http.Client{Transport: transport, CheckRedirect: noRedirect}
 	default:

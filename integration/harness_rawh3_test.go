@@ -28,7 +28,7 @@ type rawH3 struct {
 func (p *caddyProc) dialH3(t testing.TB) (*quic.Conn, *http3.ClientConn) {
 	t.Helper()
 	trust := &tls.Config{RootCAs: p.cert.pool, ServerName: "localhost", NextProtos: []string{http3.NextProtoH3}}
-	conn, err := quic.DialAddr(t.Context(), p.HTTPS, trust, nil)
+	conn, err := quic.DialAddr(t.Context(), p.HTTPS, trust, &quic.Config{HandshakeIdleTimeout: patience})
 	check(t, err)
 	t.Cleanup(func() { conn.CloseWithError(0, "") })
 	return conn, new(http3.Transport).NewClientConn(conn)

@@ -55,7 +55,7 @@ const overHTTP2 = () => new Promise((resolve, reject) => {
 // node runs the client and returns the lines that it printed.
 func node(t testing.TB, args ...string) []gjson.Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), startPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program(t, "node"), append([]string{"-e", nodeClient, "--"}, args...)...)
 	var stdout, stderr bytes.Buffer
