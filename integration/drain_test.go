@@ -70,6 +70,7 @@ func TestDrain(t *testing.T) {
 	}
 	x.awaitStatus(t, "uploading", strconv.Itoa(uploads))
 	release := x.oz.HoldAnalyses()
+	defer release()
 	for i := range analyses {
 		whole := capsule(uploads + i)
 		send(uploads+i, bytes.NewReader(whole), len(whole))

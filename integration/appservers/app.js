@@ -34,4 +34,6 @@ const server = require('node:http').createServer((request, response) => {
   });
 });
 
+server.keepAliveTimeout = 0; // else a connection that was idle for five seconds is closed just when a capsule comes on it
+
 import('../examples/apps/express/app.js').then(({app}) => { example = app; }, () => {}).finally(() => server.listen(Number(process.argv[2]), '127.0.0.1'));
