@@ -98,6 +98,17 @@ http://other.test:{$HTTP_PORT} {
 // capsules that wait for it begin no other.
 func TestAccountOneRefresh(t *testing.T) {
 	t.Parallel()
+	for tries := 1; !testOneRefresh(t); tries++ {
+		if tries == 3 {
+			t.Fatal("no capsule came in the last fifth of a token's life")
+		}
+	}
+}
+
+// testOneRefresh reports false if no call came in the last fifth of the token's life, through which a machine stood still: then there
+// is nothing to refresh.
+func testOneRefresh(t *testing.T) bool {
+	t.Helper()
 	options := accountOptions()
 	options.SessionLife = 4 * time.Second
 	options.FixedExpiry = true
@@ -125,6 +136,9 @@ func TestAccountOneRefresh(t *testing.T) {
 		if a := post(); a.Status != 200 || time.Now().After(deadline) {
 			t.Fatalf("got %d %s, and no refresh yet", a.Status, a.Body)
 		}
+		if logins, _ := x.oz.grants(); logins > 1 {
+			return false
+		}
 	}
 	time.Sleep(time.Second) // until the token has expired: nothing tells of that
 	runs.Store(true)
@@ -140,6 +154,7 @@ func TestAccountOneRefresh(t *testing.T) {
 	if s := x.oz.Stats(); s.Logins != 1 || s.Refreshes < 1 || s.RefreshTries > 2 {
 		t.Errorf("%+v", s)
 	}
+	return true
 }
 
 // TestAccountRenewsWhatOzRefuses promises that a token that Oz does not take any more costs one capsule: the next one has another.

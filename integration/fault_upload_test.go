@@ -89,6 +89,7 @@ func TestSlowButSteadyUploadIsServed(t *testing.T) {
 	} {
 		beside.Run(name, func(t *testing.T) {
 			conn := x.dialRaw(t)
+			check(t, conn.SetDeadline(time.Now().Add(startPatience))) // it takes 13 s at least
 			conn.sendHead(t, postHead("/verify", 50_000+phone.n*phone.pieces)...)
 			conn.send(t, strings.Repeat("x", 50_000))
 			conn.drip(t, phone.pause, phone.n, phone.pieces)
