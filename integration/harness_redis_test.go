@@ -168,8 +168,11 @@ func (r *redisServer) awaitEmpty(t testing.TB, limit time.Duration) {
 	for {
 		keys, err := c.Keys(ctx, "*").Result()
 		switch {
-		case ctx.Err() != nil:
-			t.Fatalf("after %v there still are %q", limit, keys)
+		case ctx.Err() != nil: // maybe in a machine's sleep, after which they are gone
+			if keys := r.keys(t); len(keys) > 0 {
+				t.Fatalf("after %v there still are %q", limit, keys)
+			}
+			return
 		case err == nil && len(keys) == 0:
 			return
 		}
