@@ -94,7 +94,8 @@ func testSessionTokensWaitNoLonger(t *testing.T) {
 		all.Go(func() {
 			start := time.Now()
 			a, err := c.try(c.request(t, "GET", "/session_token", nil))
-			if took := time.Since(start); err != nil || a.Status != 503 && a.Status != 504 || took > 18*time.Second { // two attempts of five seconds each; the last of those who waited for all in front of them would take 20
+			// A wait and a call of five seconds are ten. The last of those who waited for all in front of them would take twenty.
+			if took := time.Since(start); err != nil || a.Status != 503 && a.Status != 504 || took > 18*time.Second {
 				t.Errorf("got %d, %v after %v", a.Status, err, took)
 			} else if a.Status == 503 {
 				assertBusy(t, a)
