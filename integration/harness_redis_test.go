@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -50,8 +52,8 @@ func startCluster(t testing.TB, account []string) *redisServer {
 	return r
 }
 
-// startSentinel runs a Sentinel that watches a primary by the name "claims", and needs no other one to agree. It takes the primary for
-// down only when watchClosely has told it to be quick: before that, a busy machine would have it do so.
+// startSentinel runs a Sentinel that watches a primary by the name "claims", and needs no other one to agree. It takes nothing for down
+// until failsOver: a primary that gets no CPU for a moment still is the primary.
 func startSentinel(t testing.TB, primary *redisServer) *redisServer {
 	t.Helper()
 	r := newRedis(t, "redis-sentinel", "+monitor")
@@ -64,10 +66,14 @@ func startSentinel(t testing.TB, primary *redisServer) *redisServer {
 	return r
 }
 
-// watchClosely has a Sentinel notice soon that the primary is down.
-func (r *redisServer) watchClosely(t testing.TB) {
+// failsOver has a Sentinel take over from a primary that is dead, and returns when it has. A Sentinel that stood still for two seconds does
+// nothing for the next thirty (TILT).
+func (r *redisServer) failsOver(t testing.TB) {
 	t.Helper()
 	r.do(t, "SENTINEL", "SET", "claims", "down-after-milliseconds", 300)
+	if len(r.logs.wait(3*patience, 1, r.ended, having("+switch-master"))) == 0 {
+		t.Fatalf("no replica took over:\n%s", r.logs)
+	}
 }
 
 func newRedis(t testing.TB, name, ready string) *redisServer {
@@ -124,7 +130,9 @@ func (r *redisServer) signal(t testing.TB, s syscall.Signal) {
 // client speaks with it.
 func (r *redisServer) client(t testing.TB) *redis.Client {
 	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: r.Addr, DisableIdentity: true, MaxRetries: -1})
+	c := redis.NewClient(&redis.Options{
+		Addr: r.Addr, DisableIdentity: true, MaxRetries: -1, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
+	})
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -145,6 +153,23 @@ func (r *redisServer) keys(t testing.TB) []string {
 	keys, err := r.client(t).Keys(t.Context(), "*").Result()
 	check(t, err)
 	return keys
+}
+
+// claims are the keys of capsules. A gateway that starts has one of its own for a moment, to see whether it may.
+func (r *redisServer) claims(t testing.TB) []string {
+	t.Helper()
+	return slices.DeleteFunc(r.keys(t), func(key string) bool { return strings.Contains(key, ":look:") })
+}
+
+// replicated returns when a replica has all that was written so far.
+func (r *redisServer) replicated(t testing.TB) {
+	t.Helper()
+	conn := r.client(t).Conn()
+	defer conn.Close()
+	check(t, conn.Do(t.Context(), "SET", "written", "last").Err()) // WAIT waits for what its own connection has written
+	if n, err := conn.Do(t.Context(), "WAIT", 1, patience.Milliseconds()/2).Int(); n != 1 || err != nil {
+		t.Fatalf("%d replicas have it all, %v", n, err)
+	}
 }
 
 // life returns how long a key lives from now on.

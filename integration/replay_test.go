@@ -14,7 +14,8 @@ import (
 // anyOf accepts a capsule as often as it comes, so that only the gateway can tell.
 var anyOf = sandbox.Options{ReuseTokens: true}
 
-// guardedSite is a site with two blocks, that stream or receive first. Both have the same guard.
+// guardedSite is a site with two blocks, that stream or receive first. Both have the same guard. Where a test has Oz hang, TIMEOUT is
+// how long that takes; everywhere else it is longer than a busy machine stands still.
 const guardedSite = `
 {
 	metrics
@@ -22,13 +23,13 @@ const guardedSite = `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
-		timeout 2s
+		timeout {$TIMEOUT:1m}
 		replay_guard {$STORE:memory} {
 			{$GUARD:window 10m}
 		}
 	}
 	oz_instant /buffered {$OZ} {
-		timeout 2s
+		timeout {$TIMEOUT:1m}
 		header_up X-Way buffered
 		capacity {
 			slots 2
@@ -49,7 +50,7 @@ var noStore = verdict{decision: "UNAVAILABLE", reason: "store_unavailable", http
 // assertReplayed sends a capsule that was decided before.
 func (x *chain) assertReplayed(t testing.TB, c *client, path string, capsule []byte) {
 	t.Helper()
-	j := x.observe(t, func() answer { return c.post(t, path, capsule) })
+	j := x.observeInTime(t, func() answer { return c.post(t, path, capsule) })
 	replayed.assert(t, j, "")
 	if word := j.decided[0].Get("replay_guard").Str; word != "replayed" {
 		t.Errorf("logged: %s", j.decided[0])
@@ -59,6 +60,24 @@ func (x *chain) assertReplayed(t testing.TB, c *client, path string, capsule []b
 			t.Errorf("the client got %s", name)
 		}
 	}
+}
+
+// observeInTime is observe, and does it again where a store took longer than the second that it has, which is no option: a machine that
+// stands still for so long shows nothing.
+func (x *chain) observeInTime(t testing.TB, send func() answer) (j observed) {
+	t.Helper()
+	for range 5 {
+		if j = x.observe(t, send); len(j.decided) != 1 || !tookTooLong(j.decided[0]) {
+			break
+		}
+	}
+	return j
+}
+
+// tookTooLong reports whether a line of the log is about a store that took too long.
+func tookTooLong(line logLine) bool {
+	text := line.Get("error").Str
+	return strings.Contains(text, "longer than a second") || strings.Contains(text, "timeout") || strings.Contains(text, "deadline exceeded")
 }
 
 // TestReplay promises that a capsule counts once in the whole gateway: over all protocols, in another block, with another Oz, and
@@ -85,7 +104,7 @@ func TestReplay(t *testing.T) {
 		t.Fatalf("got %d %s", a.Status, a.Body)
 	}
 	for range 3 {
-		check(t, x.Reload(strings.Replace(guardedSite, "timeout 2s", "timeout 3s", 1)))
+		check(t, x.Reload(strings.Replace(guardedSite, "timeout {$TIMEOUT:1m}", "timeout 2m", 1)))
 	}
 	x.assertReplayed(t, c, "/verify", capsule)
 	x.assertReplayed(t, c, "/buffered", capsule)
@@ -99,7 +118,7 @@ func TestReplay(t *testing.T) {
 // TestReplayPassed promises an app that handles INVALID the problem document, and nothing of the folder.
 func TestReplayPassed(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, anyOf, strings.ReplaceAll(guardedSite, "timeout 2s", "pass INVALID"))
+	x := startChain(t, anyOf, strings.ReplaceAll(guardedSite, "timeout {$TIMEOUT:1m}", "pass INVALID"))
 	c := x.client(t, "h1")
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})
 	c.post(t, "/verify", capsule)
@@ -116,7 +135,7 @@ func TestReplayPassed(t *testing.T) {
 // TestReplayIsReleased promises an honest client that the same capsule can be sent again when nothing was decided.
 func TestReplayIsReleased(t *testing.T) {
 	t.Parallel()
-	x := startChain(t, anyOf, guardedSite)
+	x := startChain(t, anyOf, guardedSite, withEnv("TIMEOUT", "2s"))
 	c := x.client(t, "h1")
 	for _, fault := range []string{"reset", "close", "cut", "truncated", "status:503", "html:500", "status:429", "reset-body:100KiB", "hang"} {
 		for _, path := range []string{"/verify", "/buffered"} {
@@ -126,7 +145,11 @@ func TestReplayIsReleased(t *testing.T) {
 				t.Errorf("%s, %s: %d %s", path, fault, a.Status, a.Body)
 			}
 			x.oz.fault(t, "")
-			if a := c.post(t, path, capsule); a.Status != 200 {
+			a := c.post(t, path, capsule)
+			for tries := 1; a.Status == 504 && tries < 5; tries++ { // on a busy machine: again nothing was decided
+				a = c.post(t, path, capsule)
+			}
+			if a.Status != 200 {
 				t.Errorf("%s, after %s: %d %s", path, fault, a.Status, a.Body)
 			}
 		}
