@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"bytes"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,32 +14,46 @@ import (
 // shutdown_delay is all but over, and finishes those in progress. TestDrain has what comes later.
 func TestReadyOnShutdown(t *testing.T) {
 	t.Parallel()
+	// On a busy machine the delay may be over before all has been looked at that belongs into it: then once more, with a longer one.
+	if endsWithDelay(t, "4s") != nil {
+		check(t, endsWithDelay(t, "20s"))
+	}
+}
+
+// endsWithDelay has a gateway end. It returns what wasn't as it must be before the delay is over, and only then.
+func endsWithDelay(t *testing.T, delay string) error {
+	t.Helper()
 	const exiting = "Caddy is shutting down"
 	probe := loopback(freePort(t))
-	x := startChain(t, sandbox.Options{}, "{\n\tshutdown_delay 4s\n}"+bareSite+documentedProbe(t, "http://"+probe, "{$CADDY_ADMIN}"))
+	x := startChain(t, sandbox.Options{}, "{\n\tshutdown_delay "+delay+"\n}"+bareSite+documentedProbe(t, "http://"+probe, "{$CADDY_ADMIN}"))
 	x.ready(t, "")
-	wantProbe := func(path string, status int) {
-		t.Helper()
+	probed := func(path string, status int) error {
 		resp, err := adminClient.Get("http://" + probe + path)
-		check(t, err)
+		if err != nil {
+			return err
+		}
 		resp.Body.Close()
 		if resp.StatusCode != status {
-			t.Errorf("the probe got %d for %s, want %d", resp.StatusCode, path, status)
+			return fmt.Errorf("the probe got %d for %s, want %d", resp.StatusCode, path, status)
 		}
+		return nil
 	}
-	wantProbe("/oz_instant/ready", 200)
-	wantProbe("/oz_instant/status", 404)
-	wantProbe("/config/", 404)
+	check(t, probed("/oz_instant/ready", 200))
+	check(t, probed("/oz_instant/status", 404))
+	check(t, probed("/config/", 404))
 	capsule := x.oz.Capsule(sandbox.CapsuleSpec{PayloadSize: 300_000})
 	conn := x.slowUpload(t, capsule, len(capsule)/2)
 	x.awaitStatus(t, "in_flight", "1")
 	check(t, x.cmd.Process.Signal(syscall.SIGTERM))
 	x.waitForLog(t, withMsg("shutdown scheduled"))
 	x.ready(t, exiting)
-	wantProbe("/oz_instant/ready", 503)
+	if err := probed("/oz_instant/ready", 503); err != nil {
+		return err
+	}
 	// A client that has not noticed yet is served.
-	if a := x.client(t, "h1").post(t, "/verify", x.oz.Capsule(sandbox.CapsuleSpec{})); a.Status != 200 {
-		t.Errorf("a capsule in the delay got %d %s", a.Status, a.Body)
+	c := x.client(t, "h1")
+	if a, err := c.try(c.postRequest(t, "/verify", bytes.NewReader(x.oz.Capsule(sandbox.CapsuleSpec{})))); err != nil || a.Status != 200 {
+		return fmt.Errorf("a capsule in the delay got %d %s, %w", a.Status, a.Body, err)
 	}
 	x.awaitStatus(t, "in_flight", "1", "decisions.SUCCESS", "1")
 	x.waitForLog(t, withMsg("servers shutting down with eternal grace period"))
@@ -50,6 +66,7 @@ func TestReadyOnShutdown(t *testing.T) {
 		t.Errorf("the capsule in progress got %d %s", a.Status, a.Body)
 	}
 	<-x.ended
+	return nil
 }
 
 // documentedProbe is the site of docs/operations.md by which others reach one path of the admin endpoint.
