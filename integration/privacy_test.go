@@ -21,18 +21,14 @@ const privacySite = `{
 		trace
 	}
 }
-{$SITE} {
-	log
-	tracing {
-		span gateway
-	}
-	oz_instant /verify {$OZ} {
+(guarded) {
+	oz_instant {args[0]} {$OZ} {
 		access_token {env.OZ_TOKEN}
 		session_token /session_token
 		best_shot attach
 		require meta_data.transaction_id {cookie.transaction}
 		max_capsule 1MiB
-		timeout 1s
+		timeout {args[1]}
 		capacity {
 			slots 2
 			memory 8MiB
@@ -46,6 +42,14 @@ const privacySite = `{
 			key {env.SEAL_KEY}
 		}
 	}
+}
+{$SITE} {
+	log
+	tracing {
+		span gateway
+	}
+	import guarded /verify 1m
+	import guarded /hang 1s
 	handle_errors {
 		header X-Message "{err.message} {err.trace} {http.oz_instant.reason}"
 		@page header Accept text/html
@@ -108,7 +112,11 @@ func assertPrivacy(t *testing.T, store string) (secrets [][]byte) {
 	}
 	send := func(name, fault string, body io.Reader, more ...string) answer {
 		x.oz.fault(t, fault)
-		a := c.do(t, c.postRequest(t, "/verify", body, append(more, fields...)...))
+		path := "/verify"
+		if fault == "hang" {
+			path = "/hang"
+		}
+		a := c.do(t, c.postRequest(t, path, body, append(more, fields...)...))
 		answers["the answer after "+name] = fmt.Appendf(nil, "%v\n%s", a.Header, a.Body)
 		return a
 	}
@@ -142,6 +150,7 @@ func assertPrivacy(t *testing.T, store string) (secrets [][]byte) {
 	hold.Close()
 	x.oz.await(t, func(s sandbox.Stats) bool { return s.Bytes >= int64(len(last)) })
 	analysed := x.shown(t)
+	x.oz.fault(t, "") // what hangs gets no answer
 	<-done
 
 	delete(halfway, "log") // the last one begins with it

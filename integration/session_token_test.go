@@ -18,7 +18,6 @@ const sessionSite = `
 	log
 	oz_instant /verify {$OZ} {
 		session_token /session_token
-		timeout 2s
 	}
 	reverse_proxy {$APP}
 }`

@@ -167,7 +167,8 @@ func TestStatusFailures(t *testing.T) {
 	x := startChain(t, sandbox.Options{}, `
 {$SITE} {
 	log
-	oz_instant /verify {$OZ} {
+	oz_instant /verify {$OZ}
+	oz_instant /hang {$OZ} {
 		timeout 500ms
 	}
 	oz_instant /bound {$OZ} {
@@ -185,7 +186,7 @@ func TestStatusFailures(t *testing.T) {
 		{"/verify", "status:404", "", "UNAVAILABLE", "unexpected_status"},
 		{"/verify", "truncated", "", "UNAVAILABLE", "malformed_answer"},
 		{"/verify", "reset", "", "UNAVAILABLE", "connection_lost"},
-		{"/verify", "hang", "", "UNAVAILABLE", "timeout"},
+		{"/hang", "hang", "", "UNAVAILABLE", "timeout"},
 		{"/verify", "oz-error:5", "", "INVALID", "container"},
 		{"/bound", "", "SUCCESS", "INVALID", "binding"},
 		{"/verify", "", "FAILED", "FAILED", "analysis_failed"},
@@ -258,13 +259,14 @@ const statusSites = `
 {$SITE} {
 	log
 	oz_instant /verify {$OZ} {
+		timeout 10m
 		capacity {
 			slots {$SLOTS}
 			queue {$QUEUE}
 		}
 	}
 	oz_instant /same {$OZ} {
-		timeout 5s
+		timeout 1m
 		capacity {
 			slots {$SLOTS}
 			queue {$QUEUE}

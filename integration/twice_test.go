@@ -10,18 +10,19 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// retryingSite does all that there is to have a request sent again. It cannot say which requests may be: lb_retry_match is refused.
+// retryingSite does all that there is to have a request sent again. It cannot say which requests may be: lb_retry_match is refused. Where
+// a test has Oz hang, TIMEOUT is how long that takes; everywhere else it is longer than a busy machine stands still.
 const retryingSite = `
 {$SITE} {
 	log
 	oz_instant /verify {$FIRST} {$OZ} {
 		lb_policy first
-		lb_try_duration 5s
+		lb_try_duration 20s
 		lb_try_interval 10ms
 		lb_retries 5
-		timeout 1s
+		timeout {$TIMEOUT:1m}
 		transport http {
-			dial_timeout 500ms
+			dial_timeout 5s
 			keepalive {$KEEPALIVE:off}
 		}
 	}
@@ -81,7 +82,11 @@ func TestNeverTwice(t *testing.T) {
 				firstOz = startSandbox(t, sandbox.Options{Fault: sandbox.MustFault(test.fault), AcceptAny: true})
 				first = firstOz.URL
 			}
-			x := startChain(t, sandbox.Options{}, retryingSite, withEnv("FIRST", first))
+			timeout := "1m"
+			if test.want.reason == "timeout" {
+				timeout = "1s"
+			}
+			x := startChain(t, sandbox.Options{}, retryingSite, withEnv("FIRST", first), withEnv("TIMEOUT", timeout))
 			c := x.client(t, "h1")
 			capsule := x.oz.Capsule(sandbox.CapsuleSpec{EventSession: "s"})
 			if !test.again { // to the first one, the second one's session tokens are forged
@@ -116,6 +121,10 @@ func TestNeverTwiceOverTLS(t *testing.T) {
 	t.Cleanup(untrusted.Close)
 	app := newRawApp(t)
 	for name, first := range map[string]string{"not trusted": untrusted.Listener.Addr().String(), "silent": halfOpen(t)[len("http://"):]} {
+		limit := "20s"
+		if name == "silent" {
+			limit = "3s" // which the second one has, too
+		}
 		p := startCaddy(t, `
 {$SITE} {
 	log
@@ -125,11 +134,11 @@ func TestNeverTwiceOverTLS(t *testing.T) {
 		transport http {
 			tls
 			tls_trust_pool file {$TRUST}
-			tls_timeout 3s
+			tls_timeout {$TLS_TIMEOUT}
 		}
 	}
 	reverse_proxy {$APP}
-}`, withEnv("FIRST", first), withEnv("GOOD", good.Listener.Addr().String()), withEnv("TRUST", cert.certFile), withEnv("APP", app.Addr))
+}`, withEnv("FIRST", first), withEnv("GOOD", good.Listener.Addr().String()), withEnv("TRUST", cert.certFile), withEnv("TLS_TIMEOUT", limit), withEnv("APP", app.Addr))
 		x := &chain{p, nil, app}
 		c := x.client(t, "h1")
 		before := len(sb.Received())
