@@ -20,7 +20,7 @@ func testCrowdsKeepNobodyOut(t *testing.T) {
 			beside.Run(fmt.Sprintf("%d over %s", n, proto), func(t *testing.T) {
 				x := startChain(t, sandbox.Options{AcceptAny: true}, crowdSite, withEnv("MEMORY", "memory 256MiB"))
 				begin(t, x, n)
-				x.wantTurns(t, 3, 6*time.Second)
+				x.wantTurns(t, 3, 15*time.Second) // without a rule, two minutes: upload_timeout
 			})
 		}
 	}

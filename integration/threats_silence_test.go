@@ -39,17 +39,16 @@ func testSilenceAtEachByte(t *testing.T) {
 }`)
 	var all sync.WaitGroup
 	uploads := 0
-	start := time.Now()
-	judge := func(name string, status int, err error) {
+	judge := func(name string, start time.Time, status int, err error) {
 		if took := time.Since(start); err != nil || status != 408 || took < slowUpload || took > patience/2 {
 			t.Errorf("%s: got %d, %v after %v, want 408 after %v", name, status, err, took, slowUpload)
 		}
 	}
-	run := func(name string, upload func() (int, error)) {
+	run := func(name string, start time.Time, upload func() (int, error)) {
 		uploads++
 		all.Go(func() {
 			status, err := upload()
-			judge(name, status, err)
+			judge(name, start, status, err)
 		})
 	}
 	for framing, wire := range map[string]string{"length": capsule, "chunks": chunks} {
@@ -62,10 +61,9 @@ func testSilenceAtEachByte(t *testing.T) {
 				if drips && offset >= len(wire)-dripped {
 					continue // then it is whole in time
 				}
-				conn := x.dialRaw(t)
-				conn.sendHead(t, postHead("/slow", length)...)
-				conn.send(t, wire[:offset])
-				run(fmt.Sprintf("h1 %s, %d, drips %t", framing, offset, drips), func() (int, error) {
+				conn, start := x.dialRaw(t), time.Now()
+				conn.send(t, strings.Join(postHead("/slow", length), "\r\n")+"\r\n\r\n"+wire[:offset]) // at once: else it may be refused by then
+				run(fmt.Sprintf("h1 %s, %d, drips %t", framing, offset, drips), start, func() (int, error) {
 					if drips {
 						conn.dripText(wire[offset : offset+dripped])
 					}
@@ -82,7 +80,7 @@ func testSilenceAtEachByte(t *testing.T) {
 		}
 		h2 := x.dialRawH2(t)
 		conn, _ := x.dialH3(t)
-		streams := map[uint32]string{}
+		streams, start := map[uint32]string{}, time.Now()
 		for offset := range last + 1 {
 			id := uint32(2*offset + 1)
 			h2.sendFields(t, id, false, postFields("/slow", length)...)
@@ -92,7 +90,7 @@ func testSilenceAtEachByte(t *testing.T) {
 			h3 := openFrames(t, conn)
 			h3.sendFields(t, postFields("/slow", length)...)
 			h3.sendFrame(h3Data, []byte(capsule[:offset]))
-			run(fmt.Sprintf("h3 of %d, %d", length, offset), func() (int, error) {
+			run(fmt.Sprintf("h3 of %d, %d", length, offset), start, func() (int, error) {
 				a, err := h3.tryRead()
 				return a.Status, err
 			})
@@ -101,7 +99,7 @@ func testSilenceAtEachByte(t *testing.T) {
 		all.Go(func() {
 			answers, err := h2.statuses(len(streams))
 			for id, name := range streams {
-				judge(name, answers[id], err)
+				judge(name, start, answers[id], err)
 			}
 		})
 	}
