@@ -80,7 +80,10 @@ func (x *exchange) begin(a answer) {
 // answered notes the answer in the receipt.
 func (x *exchange) answered(a answer) {
 	x.reason = a.reason
-	x.s.book.update(func(*Stats) { x.rec.Status, x.rec.Code, x.rec.AnswerSize = a.status, a.code, len(a.body) })
+	x.s.book.update(func(*Stats) {
+		x.noteBody() // now: who has the answer may look at the receipt before the handler has returned
+		x.rec.Status, x.rec.Code, x.rec.AnswerSize = a.status, a.code, len(a.body)
+	})
 }
 
 func bodyAllowed(status int) bool {

@@ -40,6 +40,8 @@ type Receipt struct {
 	Finished bool // nothing more will happen to this request
 
 	Start, End time.Time // by the real clock, not Options.Clock
+
+	forgotten bool // before its end, which counts for nothing
 }
 
 // Stats are counters, for waiting and for measuring.
@@ -85,9 +87,12 @@ func (st *Stats) begin(rec *Receipt) {
 
 // end counts one that has ended.
 func (st *Stats) end(rec *Receipt) {
-	switch {
-	case rec.isCapsule():
+	if rec.isCapsule() {
 		st.Open--
+	}
+	switch {
+	case rec.forgotten:
+	case rec.isCapsule():
 		st.Finished++
 	case rec.Route == OnBiometry:
 		st.MatchesFinished++
@@ -182,11 +187,21 @@ func (s *Sandbox) Requests() []Receipt {
 	return out
 }
 
-// Forget throws receipts and counters away, those of requests under way excepted.
+// Forget throws receipts and counters away, those of requests without an answer excepted. One that has been answered may need a moment
+// to its end, and its client may be gone by then; until it comes, it is Open.
 func (s *Sandbox) Forget() {
 	s.book.update(func(st *Stats) {
-		s.book.receipts = slices.DeleteFunc(s.book.receipts, func(rec *Receipt) bool { return rec.Finished })
-		*st = Stats{Received: st.Open, Open: st.Open, PeakOpen: st.Open, Busy: st.Busy, PeakBusy: st.Busy, Waiting: st.Waiting}
+		s.book.receipts = slices.DeleteFunc(s.book.receipts, func(rec *Receipt) bool {
+			rec.forgotten = rec.Finished || rec.Status != 0
+			return rec.forgotten
+		})
+		received := 0
+		for _, rec := range s.book.receipts {
+			if rec.isCapsule() {
+				received++
+			}
+		}
+		*st = Stats{Received: received, Open: st.Open, PeakOpen: st.Open, Busy: st.Busy, PeakBusy: st.Busy, Waiting: st.Waiting}
 	})
 }
 

@@ -176,19 +176,24 @@ func (x *exchange) abort() { panic(http.ErrAbortHandler) }
 // close is the last thing that happens to every request, aborted ones included.
 func (x *exchange) close() {
 	x.giveSlot()
-	rec := x.rec
 	x.s.book.update(func(*Stats) {
-		rec.End, rec.Trailer = time.Now(), tidyTrailer(x.r.Trailer)
-		rec.Complete = x.r.Body == http.NoBody
-		if x.meter != nil {
-			rec.Digest, rec.Complete = x.meter.digest(), rec.Complete || x.meter.ended
-		}
+		x.rec.End = time.Now()
+		x.noteBody()
 	})
 	x.log()
 	x.s.book.update(func(st *Stats) { // last: who waits for the end finds everything in place
-		rec.Finished = true
-		st.end(rec)
+		x.rec.Finished = true
+		st.end(x.rec)
 	})
+}
+
+// noteBody writes down what has come of the body. It is called with the book locked.
+func (x *exchange) noteBody() {
+	x.rec.Trailer = tidyTrailer(x.r.Trailer)
+	x.rec.Complete = x.r.Body == http.NoBody
+	if x.meter != nil {
+		x.rec.Digest, x.rec.Complete = x.meter.digest(), x.rec.Complete || x.meter.ended
+	}
 }
 
 func (x *exchange) log() {

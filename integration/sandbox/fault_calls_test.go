@@ -275,7 +275,7 @@ func TestWireFaultsOfOtherCalls(t *testing.T) {
 			s.SetFault(Fault{})
 			select {
 			case <-ended:
-			case <-time.After(5 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("%s@%s does not let go", kind, on)
 			}
 		}

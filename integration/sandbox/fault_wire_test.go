@@ -40,7 +40,7 @@ func (w *wire) dialAs(contentType string, length int) {
 	}
 	w.conn = conn
 	w.t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	w.write(fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", FoldersPath, host, contentType, length))
 }
 
@@ -84,7 +84,7 @@ func (w *wire) wantHanging() {
 		w.t.Errorf("%+v", rec)
 	}
 	w.s.SetFault(Fault{})
-	w.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	w.conn.SetReadDeadline(time.Now().Add(patience))
 	if got, err := w.rest(); got != "" || errors.As(err, &timeout) && timeout.Timeout() {
 		w.t.Errorf("when let go: %.100q, %v", got, err)
 	}
@@ -123,7 +123,7 @@ func wireChecks() map[string]func(w *wire) {
 				w.t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(5 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			if _, err := io.ReadFull(conn, make([]byte, 1)); err != io.EOF {
 				w.t.Errorf("without a word from us: %v", err)
 			}

@@ -33,6 +33,9 @@ func start(t *testing.T, o Options) (*Sandbox, string) {
 	return s, server.URL
 }
 
+// patience is how long the tests wait for what must happen. Nobody waits that long unless something is wrong.
+const patience = 30 * time.Second
+
 // client follows nothing, asks for no compression and shares no connections.
 var client = &http.Client{
 	Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
@@ -48,7 +51,7 @@ type reply struct {
 // try posts a capsule and returns what came, even when it broke off.
 func try(t *testing.T, url string, capsule io.Reader) (reply, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+FoldersPath, capsule)
 	if err != nil {
@@ -164,7 +167,7 @@ func (r reply) wantSuccess(t *testing.T) {
 // await fails the test when the counters do not get there.
 func await(t *testing.T, s *Sandbox, what string, ok func(Stats) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := s.Await(ctx, ok); err != nil {
 		t.Fatalf("waiting for %s: %v, %+v", what, err, s.Stats())

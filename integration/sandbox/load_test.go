@@ -130,7 +130,7 @@ func TestReceipts(t *testing.T) {
 	}
 	get(t, "GET", url+FoldersPath)
 	get(t, "GET", url+TokenPath, "X-Mark", "mine")
-	await(t, s, "all of them", func(st Stats) bool { return st.Finished == 2 && st.Tokens == 1 })
+	awaitEnd(t, s)
 
 	got := s.Received()
 	if len(got) != 2 {
@@ -153,6 +153,35 @@ func TestReceipts(t *testing.T) {
 	s.Forget()
 	if len(s.Requests()) != 0 || s.Stats() != (Stats{}) {
 		t.Errorf("still remembered: %+v", s.Stats())
+	}
+}
+
+// An answer is read before its request has ended: whoever has it finds all that is to be known about the request, or can forget it.
+func TestReceiptOfAnAnswer(t *testing.T) {
+	s, url := start(t, Options{Fault: MustFault("drip:1h,bytes=1")})
+	c := s.Capsule(CapsuleSpec{})
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "POST", url+FoldersPath, bytes.NewReader(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if rec := s.Received()[0]; rec.Status != 201 || rec.Digest != sha256hex(c) || !rec.Complete || rec.Finished {
+		t.Errorf("%+v", rec)
+	}
+	s.Forget()
+	if st := s.Stats(); len(s.Requests()) != 0 || st.Received != 0 || st.Open != 1 {
+		t.Errorf("still remembered: %+v", st)
+	}
+	leave()
+	await(t, s, "the end", func(st Stats) bool { return st.Open == 0 })
+	if st := s.Stats(); st.Received != 0 || st.Finished != 0 {
+		t.Errorf("counted: %+v", st)
 	}
 }
 

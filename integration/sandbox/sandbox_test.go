@@ -147,11 +147,8 @@ func TestAnalysisTakesItsTime(t *testing.T) {
 	if took := time.Since(began); took < analysis {
 		t.Errorf("answered after %v", took)
 	}
-	began = time.Now()
-	post(t, url, []byte("noise")).wantError(t, 400, 14)
-	if took := time.Since(began); took >= analysis {
-		t.Errorf("a refusal needs no analysis, it took %v", took)
-	}
+	defer s.HoldAnalyses()()
+	post(t, url, []byte("noise")).wantError(t, 400, 14) // which needs no analysis
 }
 
 func TestAnalysesAreHeld(t *testing.T) {
