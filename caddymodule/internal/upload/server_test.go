@@ -58,40 +58,40 @@ func post(t *testing.T, srv *httptest.Server, body io.Reader, length int64) (*ht
 	return srv.Client().Do(req)
 }
 
-// impatient is a stream that has little patience, so that tests needn't wait.
-func impatient(w http.ResponseWriter, r *http.Request) *Stream {
-	s := NewStream(w, r, Limits{MaxBytes: 1 << 20})
-	s.progress.left = 200 * time.Millisecond
-	return s
-}
-
 // A client that stops to send is told so, is not one that has left, and the
 // next upload is served.
 func TestServerStalledUpload(t *testing.T) {
+	const stalled = 100 // bytes, of which ten come
 	eachServer(t, func(t *testing.T, major int, site caddyhttp.IdleDeadline) {
 		outcome := make(chan string, 1)
 		srv := serve(t, major, site, func(w http.ResponseWriter, r *http.Request) {
-			s := impatient(w, r)
+			s := NewStream(w, r, Limits{MaxBytes: 1 << 20})
 			defer s.End()
 			l := s.Lifetime(true)
 			defer l.End()
+			if r.ContentLength == stalled {
+				if _, err := io.ReadFull(s, make([]byte, 10)); err != nil {
+					t.Error(err)
+				}
+				s.progress.left = 200 * time.Millisecond // so that the test needn't wait
+			}
 			start := time.Now()
-			n, err := io.Copy(io.Discard, s)
+			_, err := io.Copy(io.Discard, s)
 			took := time.Since(start)
 			if err == nil {
 				outcome <- "received"
 				return
 			}
 			time.Sleep(20 * time.Millisecond) // the context of an HTTP/1 request has ended for long
-			outcome <- fmt.Sprintf("%d bytes, %v, soon %v, gone %v, ended %v, unread %v, HTTP/%d", n, err,
-				took >= 200*time.Millisecond && took < 2*time.Second, l.Gone(), l.Context().Err() != nil, s.State().Unread, r.ProtoMajor)
+			outcome <- fmt.Sprintf("%d bytes, %v, soon %v, gone %v, ended %v, unread %v, HTTP/%d", s.State().Bytes, err,
+				took >= 200*time.Millisecond && took < 30*time.Second, l.Gone(), l.Context().Err() != nil, s.State().Unread, r.ProtoMajor)
 			CloseAfter(w, r)
 			w.WriteHeader(http.StatusRequestTimeout)
 		})
 		body, writer := io.Pipe()
 		defer writer.Close()
 		go func() { _, _ = writer.Write(make([]byte, 10)) }()
-		res, err := post(t, srv, body, 100)
+		res, err := post(t, srv, body, stalled)
 		if err != nil || res.StatusCode != http.StatusRequestTimeout {
 			t.Fatalf("%v, %v", res, err)
 		}
@@ -249,19 +249,34 @@ func TestServerLingers(t *testing.T) {
 // Over HTTP/2 the end of the answer doesn't wait for long.
 func TestServerLingersOverHTTP2(t *testing.T) {
 	srv := serve(t, 2, caddyhttp.IdleDeadline{Timeout: time.Minute}, refuse)
-	body, writer := io.Pipe()
-	defer writer.Close()
-	go func() { _, _ = writer.Write(make([]byte, 2000)) }()
-	start := time.Now()
-	res, err := post(t, srv, body, -1)
-	if err != nil {
-		t.Fatal(err)
+	soon(t, func() {
+		body, writer := io.Pipe()
+		defer writer.Close()
+		go func() { _, _ = writer.Write(make([]byte, 2000)) }()
+		res, err := post(t, srv, body, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		if answer, err := io.ReadAll(res.Body); err != nil || string(answer) != refusal {
+			t.Errorf("%q, %v", answer, err)
+		}
+	})
+}
+
+// soon fails the test unless f takes less than three seconds: once in five times, as
+// the machine may be slow, but not each time.
+func soon(t *testing.T, f func()) {
+	t.Helper()
+	var took time.Duration
+	for range 5 {
+		start := time.Now()
+		f()
+		if took = time.Since(start); took < 3*time.Second {
+			return
+		}
 	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if took := time.Since(start); err != nil || string(answer) != refusal || took > 3*time.Second {
-		t.Errorf("%q, %v, after %s", answer, err, took)
-	}
+	t.Errorf("it took %s", took)
 }
 
 // A body that is refused unread is neither waited for nor asked for: the whole
@@ -274,6 +289,11 @@ func TestServerWaitsForNoRefusedBody(t *testing.T) {
 		_, _ = io.WriteString(w, refusal)
 		Linger(w, r)
 	})
+	soon(t, func() { refusedUnread(t, srv) })
+}
+
+func refusedUnread(t *testing.T, srv *httptest.Server) {
+	t.Helper()
 	body, writer := io.Pipe() // of which nothing ever comes
 	defer writer.Close()
 	asked := false
@@ -283,13 +303,12 @@ func TestServerWaitsForNoRefusedBody(t *testing.T) {
 	req.Header.Set("Expect", "100-continue")
 	transport := srv.Client().Transport.(*http.Transport)
 	transport.ExpectContinueTimeout = time.Hour
-	start := time.Now()
 	res, err := transport.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if doc, err := io.ReadAll(res.Body); err != nil || string(doc) != refusal || !res.Close || asked || time.Since(start) > 3*time.Second {
-		t.Errorf("%d %s (%v), closes %v, asked %v, after %s", res.StatusCode, doc, err, res.Close, asked, time.Since(start))
+	if doc, err := io.ReadAll(res.Body); err != nil || string(doc) != refusal || !res.Close || asked {
+		t.Errorf("%d %s (%v), closes %v, asked %v", res.StatusCode, doc, err, res.Close, asked)
 	}
 }
