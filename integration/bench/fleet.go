@@ -110,6 +110,11 @@ func (r *fleetRun) check() error {
 }
 
 func (r *fleetRun) measure(ctx context.Context, stdout io.Writer) error {
+	return steadily(ctx, stdout, watchMachine, func() error { return r.once(ctx, stdout) })
+}
+
+func (r *fleetRun) once(ctx context.Context, stdout io.Writer) error {
+	r.phases, r.events = nil, nil
 	r.line.Begin(progress.Phase{Name: "starting gateways, Oz and Redis"})
 	e, err := newFleetEnv(ctx, r)
 	if err != nil {

@@ -17,7 +17,7 @@ func TestHostileUploads(t *testing.T) {
 			t.Parallel()
 			seen := make(chan int64, 10)
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				http.NewResponseController(w).SetReadDeadline(time.Now().Add(2 * time.Second)) // so that too few bytes are an error
+				http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeLimit)) // so that too few bytes are an error
 				n, _ := io.CopyN(io.Discard, r.Body, int64(want))
 				if r.ContentLength != int64(len(capsule)) {
 					n = -1

@@ -85,14 +85,16 @@ func (c *replayRun) measure(ctx context.Context, stdout io.Writer) error {
 	}
 	var errs []error
 	for _, part := range parts {
-		c.done.Store(0)
-		c.line.Begin(progress.Phase{Name: part, Amount: progress.Of(&c.done, c.capsules, "capsules")})
-		r, err := c.part(ctx, part != parts[0])
-		if err != nil {
-			return fmt.Errorf("%s: %w", part, err)
-		}
-		r.print(stdout, part)
-		errs = append(errs, r.judge(c.capsules, part != parts[0]))
+		errs = append(errs, steadily(ctx, stdout, watchMachine, func() error {
+			c.done.Store(0)
+			c.line.Begin(progress.Phase{Name: part, Amount: progress.Of(&c.done, c.capsules, "capsules")})
+			r, err := c.part(ctx, part != parts[0])
+			if err != nil {
+				return fmt.Errorf("%s: %w", part, err)
+			}
+			r.print(stdout, part)
+			return r.judge(c.capsules, part != parts[0])
+		}))
 	}
 	err := errors.Join(errs...)
 	fmt.Fprintf(stdout, "\nEach capsule counted once, and no honest client was blocked for longer than a claim lives (%v; it tries every %v): %s\n", claimLife, replayRetry, yesNo(err == nil))
