@@ -47,9 +47,33 @@ func startSharing(t testing.TB, opts ...caddyOption) sharing {
 
 func (s sharing) gateways() []*caddyProc { return []*caddyProc{s.caddyProc, s.other} }
 
-// assertServed sends capsules to both gateways at once. All of them get in, and Oz does no two at once.
+// assertServed sends capsules to both gateways at once. All of them get in, and Oz has no more than most at once. A gateway that heard
+// nothing of Redis for a second goes by its share, and one of which Redis heard nothing for four seconds loses its slots: where that
+// took so long on a busy machine, it shows nothing, and they are sent once more.
 func (s sharing) assertServed(t testing.TB, most int) {
 	t.Helper()
+	for tries := 1; ; tries++ {
+		start := time.Now()
+		peak := s.served(t)
+		switch {
+		case peak <= most:
+			return
+		case time.Since(start) < time.Second || tries == 5:
+			t.Errorf("Oz had %d at once, want %d", peak, most)
+			return
+		}
+		for _, p := range s.gateways() {
+			if most == 1 {
+				p.awaitStatus(t, "shared.alone", "false")
+			}
+		}
+	}
+}
+
+// served sends capsules to both gateways at once, all of which get in, and returns how many Oz had at once.
+func (s sharing) served(t testing.TB) int {
+	t.Helper()
+	s.oz.quiet(t)
 	s.oz.Forget()
 	var all sync.WaitGroup
 	for i := range 8 {
@@ -61,9 +85,11 @@ func (s sharing) assertServed(t testing.TB, most int) {
 		})
 	}
 	all.Wait()
-	if st := s.oz.Stats(); st.PeakBusy > most || st.Received != 8 {
-		t.Errorf("Oz had %d at once of %d, want %d of 8", st.PeakBusy, st.Received, most)
+	st := s.oz.Stats()
+	if st.Received != 8 {
+		t.Errorf("Oz got %d, want 8", st.Received)
 	}
+	return st.PeakBusy
 }
 
 // TestSharedSlots promises one count of slots over all gateways with the rights that are documented, that each goes on while Redis is

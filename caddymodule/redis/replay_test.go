@@ -216,23 +216,33 @@ func TestCallsEnd(t *testing.T) {
 		t.Run(url[:14], func(t *testing.T) {
 			t.Parallel()
 			s := newStore(t, url)
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			defer cancel()
-			start := time.Now()
-			if first, err := s.Claim(ctx, "key", "owner", time.Minute); first || err == nil {
-				t.Errorf("%v %v", first, err)
+			took := time.Hour
+			for tries := 0; took > 900*time.Millisecond && tries < 5; tries++ { // the machine may be slow, but not each time
+				took = callsEnd(t, s)
 			}
-			if err := s.Settle(ctx, "key", "owner", time.Minute); err == nil || errors.Is(err, caddymodule.ErrClaimed) {
-				t.Error(err)
-			}
-			if err := s.Release(ctx, "key", "owner"); err == nil {
-				t.Error("released")
-			}
-			if took := time.Since(start); took > 900*time.Millisecond { // the client's own times are a second
+			if took > 900*time.Millisecond { // the client's own times are a second
 				t.Errorf("it took %v", took)
 			}
 		})
 	}
+}
+
+// callsEnd makes calls that nobody answers, for 300 ms, and returns how long they took.
+func callsEnd(t *testing.T, s *Replay) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if first, err := s.Claim(ctx, "key", "owner", time.Minute); first || err == nil {
+		t.Errorf("%v %v", first, err)
+	}
+	if err := s.Settle(ctx, "key", "owner", time.Minute); err == nil || errors.Is(err, caddymodule.ErrClaimed) {
+		t.Error(err)
+	}
+	if err := s.Release(ctx, "key", "owner"); err == nil {
+		t.Error("released")
+	}
+	return time.Since(start)
 }
 
 // What capsules would be refused for is told when the store is loaded, and the
@@ -267,8 +277,12 @@ func TestLook(t *testing.T) {
 			t.Cleanup(func() { _ = conn.close() })
 			loadScripts(t, addr) // another gateway may have brought them
 			core, logs := observer.New(zap.DebugLevel)
-			(&Replay{conn: conn}).look(t.Context(), zap.New(core))
-			said := fmt.Sprint(logs.All())
+			said := "timeout"
+			for tries := 0; tries < 5 && (strings.Contains(said, "timeout") || strings.Contains(said, "deadline exceeded")); tries++ {
+				logs.TakeAll() // a call has a second, which a busy machine may use up
+				(&Replay{conn: conn}).look(t.Context(), zap.New(core))
+				said = fmt.Sprint(logs.All())
+			}
 			switch {
 			case test.want == "" && logs.Len() > 0:
 				t.Errorf("logged: %s", said)
