@@ -159,6 +159,7 @@ func (g *gateways) load(slots int, duration time.Duration) (busy float64) {
 		gateway := ticks % len(g.gates)
 		g.send(gateway, strconv.Itoa(gateway), analysis)
 		time.Sleep(analysis / time.Duration(10*slots))
+		synctest.Wait() // for slots that change hands at this instant
 		now, _ := g.now()
 		sum += now
 	}
