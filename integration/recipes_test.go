@@ -522,6 +522,7 @@ func recipeLimits(t *testing.T, text string) {
 	if proto := secure.ConnectionState().NegotiatedProtocol; proto != "http/1.1" {
 		t.Errorf("one connection may carry many capsules: %s", proto)
 	}
+	check(t, silent.SetDeadline(time.Now().Add(patience)))
 	silent.ends(t)
 }
 

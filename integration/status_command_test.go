@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -81,6 +82,9 @@ func TestStatusCommandErrors(t *testing.T) {
 func fakeAdmin(t testing.TB, address string, decided int) (end func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
+	for start := time.Now(); err != nil && time.Since(start) < patience; listener, err = net.Listen("tcp", address) {
+		time.Sleep(10 * time.Millisecond) // a child that is being forked holds the one before for a moment
+	}
 	check(t, err)
 	doc := fmt.Sprintf(`{"started":"2026-11-26T10:00:00Z","ready":true,"ways":[{"decisions":{"SUCCESS":%d},"new":{"in":"later versions"}}]}`, decided)
 	server := &http.Server{

@@ -45,7 +45,7 @@ func testRandomRequests(t *testing.T) {
 
 		conn := x.dialRaw(t)
 		conn.send(t, head)
-		check(t, conn.Conn.(*net.TCPConn).CloseWrite()) // no more will come, whatever was promised
+		_ = conn.Conn.(*net.TCPConn).CloseWrite() // no more will come, whatever was promised; the server may have hung up by now
 		a, err := conn.tryRead("GET")
 		for err == nil && a.Status == 100 {
 			a, err = conn.tryRead("GET")

@@ -93,6 +93,12 @@ func TestNeverTwice(t *testing.T) {
 				capsule = randomCapsule(max(int(test.size), 60_000))
 			}
 			j := x.observe(t, func() answer { return c.post(t, "/verify", capsule) })
+			// An answer before the end of the capsule is lost where the gateway gets no CPU for a tenth of a second.
+			for tries := 1; test.fault == "early:400" && j.answer.Status == 502 && tries < 5; tries++ {
+				firstOz.quiet(t)
+				firstOz.Forget()
+				j = x.observe(t, func() answer { return c.post(t, "/verify", capsule) })
+			}
 			if test.want.http == 503 {
 				test.want.retryAfter = "any"
 			}
