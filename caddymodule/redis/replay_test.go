@@ -91,10 +91,22 @@ func newStore(t testing.TB, url string) *Replay {
 	return s
 }
 
+// lonelyStore opens a store beside which nothing looks at the server, and isn't lost after a second on a machine that stands still.
+func lonelyStore(t testing.TB, url string) *Replay {
+	t.Helper()
+	conn, err := open(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.close() })
+	patient(conn)
+	return &Replay{conn: conn}
+}
+
 // A claim is its owner's until it ends, is released or settled; all of it by
 // comparing the owner, also when the server has forgotten the scripts.
 func TestClaims(t *testing.T) {
-	s := newStore(t, startServer(t))
+	s := lonelyStore(t, startServer(t))
 	ctx := t.Context()
 	life := func(key string) time.Duration {
 		t.Helper()
@@ -180,12 +192,7 @@ func (*commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 // A claim is one command, so that no release comes between its parts and leaves
 // a free key refused.
 func TestClaimIsOneCommand(t *testing.T) {
-	conn, err := open(startServer(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.close() })
-	s := &Replay{conn: conn}                                                   // nothing looks at the server beside it
+	s := lonelyStore(t, startServer(t))
 	if _, err := s.Claim(t.Context(), "first", "x", time.Minute); err != nil { // it may bring the script
 		t.Fatal(err)
 	}

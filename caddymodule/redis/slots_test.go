@@ -17,7 +17,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/internal/slotstest"
 )
 
-// newSlots loads a store of slots that ends with the test.
+// newSlots loads a store of slots that ends with the test, and isn't lost after a second on a machine that stands still.
 func newSlots(t testing.TB, url string) *Slots {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -27,7 +27,14 @@ func newSlots(t testing.TB, url string) *Slots {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Cleanup() })
+	patient(s.conn)
 	return s
+}
+
+// patient gives calls of a connection that nobody uses yet more time.
+func patient(conn *connection) {
+	o := conn.UniversalClient.(*redis.Client).Options()
+	o.ReadTimeout, o.WriteTimeout = 30*time.Second, 30*time.Second
 }
 
 // report is one with limits that most tests have.
