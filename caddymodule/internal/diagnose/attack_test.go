@@ -262,11 +262,13 @@ func TestAttackFindsHoles(t *testing.T) {
 	}
 }
 
+// largeCapsule is over what Go's server takes before the first word of it.
+const largeCapsule = 1_500_000
+
 // Probes over HTTP/2 arrive: they find a hole that HTTP/1.1 doesn't have, also by trailers, by headers of many frames and by capsules
 // that are larger than a window.
 func TestAttackOverH2(t *testing.T) {
 	t.Parallel()
-	const large = 1_500_000 // over what Go's server takes before the first word of it
 	for row, hole := range map[string]func(*http.Request) bool{
 		"other separators": func(r *http.Request) bool { return r.Header.Get("X!Oz!Decision") == "SUCCESS" },
 		"several lines":    func(r *http.Request) bool { return len(r.Header["X-Oz-Decision"]) == 2 },
@@ -276,32 +278,42 @@ func TestAttackOverH2(t *testing.T) {
 		},
 		"content of a GET":   func(r *http.Request) bool { return r.Method == "GET" && r.ContentLength == -1 },
 		"CONNECT":            func(r *http.Request) bool { return r.Method == "CONNECT" && r.Header.Get("X-Oz-Quality") != "" },
-		"replay":             func(r *http.Request) bool { return r.ContentLength == large },
+		"replay":             func(r *http.Request) bool { return r.ContentLength == largeCapsule },
 		"header flood":       func(r *http.Request) bool { return len(r.Header) > 4000 },
 		"trailers, DECLINED": func(r *http.Request) bool { return r.Trailer.Get("X_Oz_Decision") == "SUCCESS" },
 	} {
 		t.Run(row, func(t *testing.T) {
 			t.Parallel()
-			s := &site{pages: honest, spent: map[string]bool{}, hole: func(r *http.Request) bool { return r.ProtoMajor == 2 && hole(r) }}
-			server := httptest.NewUnstartedServer(s)
-			server.EnableHTTP2 = true
-			server.StartTLS()
-			t.Cleanup(server.Close)
-			c := capsules(3, 20)
-			for i, capsule := range c.Success {
-				if row != "replay" {
-					break
-				}
-				c.Success[i] = append(capsule, bytes.Repeat([]byte{'x'}, large-len(capsule))...)
+			found, h2 := attackedOverH2(t, row, hole)
+			for tries := 1; !h2 && tries < 5; tries++ { // the handshake took longer than the second that it has here
+				found, h2 = attackedOverH2(t, row, hole)
 			}
-			a := attackOn(t, &site{}, c)
-			a.opts.To, _ = url.Parse(server.URL)
-			a.opts.TLS = server.Client().Transport.(*http.Transport).TLSClientConfig
-			if got := broken(t, a, []string{row}); len(got) != 1 || !a.h2 {
-				t.Errorf("it is not found, HTTP/2: %v", a.h2)
+			if !found || !h2 {
+				t.Errorf("it is not found, HTTP/2: %v", h2)
 			}
 		})
 	}
+}
+
+// attackedOverH2 attacks a site with a hole, and returns whether the row finds it, and whether the site took HTTP/2.
+func attackedOverH2(t *testing.T, row string, hole func(*http.Request) bool) (found, h2 bool) {
+	t.Helper()
+	s := &site{pages: honest, spent: map[string]bool{}, hole: func(r *http.Request) bool { return r.ProtoMajor == 2 && hole(r) }}
+	server := httptest.NewUnstartedServer(s)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	c := capsules(3, 20)
+	for i, capsule := range c.Success {
+		if row != "replay" {
+			break
+		}
+		c.Success[i] = append(capsule, bytes.Repeat([]byte{'x'}, largeCapsule-len(capsule))...)
+	}
+	a := attackOn(t, &site{}, c)
+	a.opts.To, _ = url.Parse(server.URL)
+	a.opts.TLS = server.Client().Transport.(*http.Transport).TLSClientConfig
+	return len(broken(t, a, []string{row})) == 1, a.h2
 }
 
 // rowNamed returns a row of the table.
