@@ -91,7 +91,7 @@ func TestReloadDuringAnalysis(t *testing.T) {
 				x.beforeLeaving(t, len(capsule))
 				check(t, x.Reload(reloadSite(number)))
 				client.leave()
-				time.AfterFunc(noticing, release)
+				x.afterNoticing(t, release)
 				x.app.Wait(t, 1)
 				return answer{}
 			})

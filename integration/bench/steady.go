@@ -15,7 +15,7 @@ const (
 	stillness = 250 * time.Millisecond
 
 	// steadyTries is how often a drill takes place at most.
-	steadyTries = 3
+	steadyTries = 2
 )
 
 // steadily runs a drill, and once more where it failed on a machine that stood still meanwhile, as watch tells: that shows nothing.

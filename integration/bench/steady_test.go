@@ -20,7 +20,7 @@ func TestSteadily(t *testing.T) {
 		"holds though it stood still":      {[]error{nil}, []time.Duration{stillness}, nil},
 		"holds once it didn't":             {[]error{failure, nil}, []time.Duration{stillness, 0}, nil},
 		"fails, though it didn't any more": {[]error{failure, failure}, []time.Duration{stillness, 0}, failure},
-		"stands still each time":           {[]error{failure, failure, failure}, []time.Duration{time.Second, time.Second, time.Second}, failure},
+		"stands still each time":           {[]error{failure, failure}, []time.Duration{time.Second, time.Second}, failure},
 	} {
 		var out strings.Builder
 		runs := 0
