@@ -12,6 +12,9 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
+// beginner begins a capsule's POST. A negative size is left unsaid.
+type beginner func(t testing.TB, p *caddyProc, path string, size int) leaver
+
 // leaver is a client with a capsule that it may not bring to its end, or of which it does not wait for the answer.
 type leaver struct {
 	send  func(data []byte)
@@ -19,8 +22,8 @@ type leaver struct {
 	leave func()
 }
 
-// leavers are ways to leave, each made by a function that begins a capsule's POST. A negative size is left unsaid.
-var leavers = map[string]func(t testing.TB, p *caddyProc, path string, size int) leaver{
+// leavers are ways to leave.
+var leavers = map[string]beginner{
 	"h1 closes": func(t testing.TB, p *caddyProc, path string, size int) leaver {
 		conn := p.dialRaw(t)
 		return h1Leaver(t, conn, path, size, func() { conn.Close() })
@@ -158,6 +161,34 @@ func (p *caddyProc) afterNoticing(t testing.TB, f func()) {
 	t.Helper()
 	p.AdminGet(t, "/reverse_proxy/upstreams")
 	time.AfterFunc(noticing, f)
+}
+
+// leaveDuringAnalysis has a client leave while Oz has its capsule, after before has been called, and fails the test unless the capsule
+// is analysed once and its decision reaches the app.
+func (x *chain) leaveDuringAnalysis(t testing.TB, path string, begin beginner, before func()) observed {
+	t.Helper()
+	x.oz.quiet(t)
+	x.oz.Forget()
+	release := x.oz.HoldAnalyses()
+	capsule := x.capsuleOf(t, "s")
+	j := x.observe(t, func() answer {
+		client := begin(t, x.caddyProc, path, len(capsule))
+		client.send(capsule)
+		client.end()
+		x.beforeLeaving(t, len(capsule))
+		before()
+		client.leave()
+		x.afterNoticing(t, release)
+		x.app.Wait(t, 1)
+		return answer{}
+	})
+	accepted.assertSight(t, j)
+	r := x.app.Only(t)
+	assertReserved(t, r, accepted.headers(r, "s"))
+	if n := len(x.oz.Received()); n != 1 {
+		t.Errorf("Oz got %d capsules", n)
+	}
+	return j
 }
 
 // requestInFlight is a metric of Caddy itself, on whichever of its servers.

@@ -18,30 +18,11 @@ func TestLeaveDuringAnalysis(t *testing.T) {
 	x := startChain(t, sandbox.Options{}, leaveSite)
 	for name, begin := range leavers {
 		t.Run(name, func(t *testing.T) {
-			x.oz.quiet(t)
-			x.oz.Forget()
-			release := x.oz.HoldAnalyses()
-			capsule := x.capsuleOf(t, "s")
-			j := x.observe(t, func() answer {
-				client := begin(t, x.caddyProc, "/finish", len(capsule))
-				client.send(capsule)
-				client.end()
-				x.beforeLeaving(t, len(capsule))
-				client.leave()
-				x.afterNoticing(t, release)
-				x.app.Wait(t, 1)
-				return answer{}
-			})
-			accepted.assertSight(t, j)
+			j := x.leaveDuringAnalysis(t, "/finish", begin, func() {})
 			if !j.decided[0].Get("client_gone").Bool() {
 				t.Errorf("the log does not say that the client had left: %s", j.decided[0])
 			}
-			r := x.app.Only(t)
-			assertReserved(t, r, accepted.headers(r, "s"))
-			assertFolder(t, r)
-			if n := len(x.oz.Received()); n != 1 {
-				t.Errorf("Oz got %d requests", n)
-			}
+			assertFolder(t, x.app.Only(t))
 			x.assertIdle(t)
 		})
 	}

@@ -80,29 +80,9 @@ func TestReloadDuringAnalysis(t *testing.T) {
 	for name, begin := range leavers {
 		number++
 		t.Run(name, func(t *testing.T) {
-			x.oz.quiet(t)
-			x.oz.Forget()
-			release := x.oz.HoldAnalyses()
-			capsule := x.capsuleOf(t, "s")
-			j := x.observe(t, func() answer {
-				client := begin(t, x.caddyProc, "/verify", len(capsule))
-				client.send(capsule)
-				client.end()
-				x.beforeLeaving(t, len(capsule))
-				check(t, x.Reload(reloadSite(number)))
-				client.leave()
-				x.afterNoticing(t, release)
-				x.app.Wait(t, 1)
-				return answer{}
-			})
-			accepted.assertSight(t, j)
+			x.leaveDuringAnalysis(t, "/verify", begin, func() { check(t, x.Reload(reloadSite(number))) })
 			if events := x.logLines(withLogger("events"), withField("name", "oz_instant.decision")); len(events) != 0 {
 				t.Errorf("events of a config that has ended: %v", events)
-			}
-			r := x.app.Only(t)
-			assertReserved(t, r, accepted.headers(r, "s"))
-			if n := len(x.oz.Received()); n != 1 {
-				t.Errorf("Oz got %d capsules", n)
 			}
 		})
 	}
