@@ -53,7 +53,7 @@ func endsWithDelay(t *testing.T, delay string) error {
 	// A client that has not noticed yet is served.
 	c := x.client(t, "h1")
 	if a, err := c.try(c.postRequest(t, "/verify", bytes.NewReader(x.oz.Capsule(sandbox.CapsuleSpec{})))); err != nil || a.Status != 200 {
-		return fmt.Errorf("a capsule in the delay got %d %s, %w", a.Status, a.Body, err)
+		return fmt.Errorf("a capsule in the delay got %d %s, %v", a.Status, a.Body, err)
 	}
 	x.awaitStatus(t, "in_flight", "1", "decisions.SUCCESS", "1")
 	x.waitForLog(t, withMsg("servers shutting down with eternal grace period"))

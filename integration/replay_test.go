@@ -62,7 +62,7 @@ func (x *chain) assertReplayed(t testing.TB, c *client, path string, capsule []b
 	}
 }
 
-// observeInTime is observe, and does it again where a store took longer than the second that it has, which is no option: a machine that
+// observeInTime is observe, up to five times as long as the store takes longer than its second, which no option changes: a machine that
 // stands still for so long shows nothing.
 func (x *chain) observeInTime(t testing.TB, send func() answer) (j observed) {
 	t.Helper()
