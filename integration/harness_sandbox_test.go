@@ -1,11 +1,9 @@
 package integration_test
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"testing"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
@@ -41,17 +39,6 @@ func serveSandbox(t testing.TB, l net.Listener, options sandbox.Options) *ozServ
 	t.Cleanup(server.Close) // waits for what is in progress, which the sandbox lets go of first
 	t.Cleanup(sb.Close)
 	return &ozServer{Sandbox: sb, Addr: server.Listener.Addr().String(), URL: server.URL}
-}
-
-// Forget drops what Oz got so far. A client may have its answer before the request has ended at Oz, so it waits for the end of all that
-// was answered.
-func (o *ozServer) Forget() {
-	ctx, cancel := context.WithTimeout(context.Background(), patience/4)
-	defer cancel()
-	o.Await(ctx, func(sandbox.Stats) bool { // the error: one hangs in its answer, as the test wants it
-		return !slices.ContainsFunc(o.Requests(), func(r sandbox.Receipt) bool { return r.Status != 0 && !r.Finished })
-	})
-	o.Sandbox.Forget()
 }
 
 // fault sets a fault by its text, such as status:503; an empty one ends it.
