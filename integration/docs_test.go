@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/oz-instant/caddy-oz-instant/integration/caddybin"
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 )
 
 // buildPatience is for a first build of Caddy by xcaddy on a small and busy machine.
@@ -353,7 +354,7 @@ func (x *xcaddyRun) stop(t *testing.T) {
 		t.Errorf("./xcaddy.sh run ended with %v:\n%s", x.cmd.ProcessState, x.logs)
 	}
 	for _, port := range x.ports {
-		if !portIsFree(port) {
+		if !ports.Unused(strconv.Itoa(port)) {
 			t.Errorf("port %d is still in use after ./xcaddy.sh run has ended", port)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -99,7 +100,7 @@ func newFleetEnv(ctx context.Context, run *fleetRun) (e *fleetEnv, err error) {
 	if err := e.startApp(); err != nil {
 		return e, err
 	}
-	if e.redisAddr, err = freeAddress(); err != nil {
+	if e.redisAddr, err = ports.FreeAddress(); err != nil {
 		return e, err
 	}
 	if e.redis, err = startRedis(ctx, e.redisProgram, e.dir, e.redisAddr); err != nil {
@@ -133,7 +134,7 @@ func hosts(prefix string, n int) (all []string) {
 // startInstances starts all Oz at one port, since an A record has none.
 func (e *fleetEnv) startInstances(ctx context.Context) error {
 	ips := hosts("127.0.2.", fleetOz)
-	port, err := freePort(ips...)
+	port, err := ports.Free()
 	if err != nil {
 		return err
 	}
@@ -189,20 +190,17 @@ func (e *fleetEnv) killOz(i int) {
 
 func (e *fleetEnv) startGateways(ctx context.Context) error {
 	ips := hosts("127.0.1.", fleetGateways)
-	site, err := freePort(ips...)
+	site, err := ports.Free()
 	if err != nil {
 		return err
 	}
-	if e.readyPort, err = freePort(ips...); err != nil {
+	if e.readyPort, err = ports.Free(); err != nil {
 		return err
-	}
-	if site == e.readyPort {
-		return errors.New("no two free ports found")
 	}
 	var upstreams []string
 	for i, ip := range ips {
 		addr := net.JoinHostPort(ip, site)
-		admin, err := freeAddress()
+		admin, err := ports.FreeAddress()
 		if err != nil {
 			return err
 		}

@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"sync"
 	"time"
+
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 )
 
 // timeLimit bounds everything that should take no time.
@@ -27,11 +24,11 @@ type gateway struct {
 
 // startGateway runs the binary as p in a new folder below dir, and returns when it can be connected to.
 func startGateway(ctx context.Context, binary, dir string, p peer, ozAddr, appAddr string) (*gateway, error) {
-	admin, err := freeAddress()
+	admin, err := ports.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
-	addr, err := freeAddress()
+	addr, err := ports.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -81,39 +78,4 @@ func (p peer) configure(of *process, addr string) error {
 		return p.program.configure(of, addr, p.protocol)
 	}
 	return os.WriteFile(filepath.Join(of.home, "Caddyfile"), []byte(p.caddyfile()), 0o600)
-}
-
-// Ports are taken from below the range that the kernel assigns by itself (from 32768 on Linux): no connection can occupy one
-// between its choice and its use. Those of the tests of integration are above these, and none is taken twice: two Caddys would share
-// one without an error (SO_REUSEPORT).
-const firstPort, lastPort = 12000, 21999
-
-var takenPorts sync.Map
-
-// freeAddress returns a free address of this machine.
-func freeAddress() (string, error) {
-	port, err := freePort("127.0.0.1")
-	return net.JoinHostPort("127.0.0.1", port), err
-}
-
-// freePort returns a port that is free at each of the hosts, and that no other call returns.
-func freePort(hosts ...string) (string, error) {
-	for range 200 {
-		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort))
-		if _, taken := takenPorts.LoadOrStore(port, true); !taken && portFree(port, hosts) {
-			return port, nil
-		}
-	}
-	return "", errors.New("no free port found")
-}
-
-func portFree(port string, hosts []string) bool {
-	for _, host := range hosts {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-		if err != nil {
-			return false
-		}
-		l.Close()
-	}
-	return true
 }

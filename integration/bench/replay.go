@@ -20,6 +20,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -191,7 +192,7 @@ func (c *replayRun) part(ctx context.Context, kill bool) (counts replayCounts, e
 
 // start starts everything. Nothing of the machine's Redis is used.
 func (c *replayRun) start(ctx context.Context, p *replayPart) error {
-	addr, err := freeAddress()
+	addr, err := ports.FreeAddress()
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -192,7 +193,7 @@ func (s *sizingRun) try(ctx context.Context, stdout io.Writer, c sizingCase) (er
 	m := new(meter)
 	address := ""
 	if c.redis && s.redis != "" {
-		if address, err = freeAddress(); err != nil {
+		if address, err = ports.FreeAddress(); err != nil {
 			return err
 		}
 		if m.server, err = startRedis(ctx, s.redis, s.dir, address); err != nil {

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -158,7 +159,7 @@ func newInstance(keys string) (*instance, error) {
 		return nil, err
 	}
 	i := &instance{oz: oz}
-	if i.addr, err = freeAddress(); err != nil {
+	if i.addr, err = ports.FreeAddress(); err != nil {
 		return nil, err
 	}
 	return i, i.live()

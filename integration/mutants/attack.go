@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -24,6 +22,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/caddymodule/progress"
 	"github.com/oz-instant/caddy-oz-instant/integration/cli"
 	"github.com/oz-instant/caddy-oz-instant/integration/credulous"
+	"github.com/oz-instant/caddy-oz-instant/integration/ports"
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
@@ -291,24 +290,8 @@ type gateway struct {
 	ended chan struct{}
 }
 
-// Ports are taken from below the range that the kernel assigns by itself (from 32768 on Linux): no connection of the tests of threats,
-// which run at the same time, can occupy one between its choice and its use. Those of the tests and of the bench are below these.
-const firstPort, lastPort = 32000, 32767
-
-// freeAddress returns an address of this machine at whose port nobody listens.
-func freeAddress() (addr string, err error) {
-	for range 200 {
-		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort+1))
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", ":"+port); err == nil {
-			return net.JoinHostPort("127.0.0.1", port), listener.Close()
-		}
-	}
-	return "", err
-}
-
 func (r *rig) start(ctx context.Context, binary, options string) (*gateway, error) {
-	addr, err := freeAddress()
+	addr, err := ports.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
