@@ -10,7 +10,7 @@ import (
 	"github.com/oz-instant/caddy-oz-instant/integration/sandbox"
 )
 
-// startInstances starts Caddy in front of three Oz instances, {$OZ}, {$OZ2} and {$OZ3}.
+// startInstances starts Caddy in front of three Oz instances, {$OZ}, {$OZ2} and {$OZ3}. Uploads to /slow may take two seconds.
 func startInstances(t testing.TB, options string) (*chain, []*ozServer) {
 	t.Helper()
 	two, three := startSandbox(t, sandbox.Options{}), startSandbox(t, sandbox.Options{})
@@ -19,6 +19,10 @@ func startInstances(t testing.TB, options string) (*chain, []*ozServer) {
 	log
 	oz_instant /verify {$OZ} {$OZ2} {$OZ3} {
 		`+options+`
+	}
+	oz_instant /slow {$OZ} {$OZ2} {$OZ3} {
+		`+options+`
+		upload_timeout 2s
 	}
 	reverse_proxy {$APP}
 }`, withEnv("OZ2", two.URL), withEnv("OZ3", three.URL))
@@ -158,8 +162,7 @@ func TestInstanceIsMarkedByItsAnswers(t *testing.T) {
 	}
 	t.Run("a client that leaves", func(t *testing.T) {
 		t.Parallel()
-		const options = "lb_policy first\nfail_duration 1m\nmax_capsule 200KiB"
-		x, instances := startInstances(t, options+"\n}\noz_instant /slow {$OZ} {$OZ2} {$OZ3} {\n"+options+"\nupload_timeout 2s")
+		x, instances := startInstances(t, "lb_policy first\nfail_duration 1m\nmax_capsule 200KiB")
 		acceptAny(instances)
 		capsule := x.anyCapsule()
 		conn := x.slowUpload(t, capsule, 50_000)
