@@ -190,11 +190,11 @@ func (b *fleetBooks) err() error {
 	}
 	for _, p := range b.phases {
 		if _, judged, known := b.busy(p); known && judged < fleetBusyGoal {
-			errs = append(errs, fmt.Errorf("%s: the slots are %.1f %% busy, but for the seconds after a fault (want %.0f %%)", p.name, 100*judged, 100*fleetBusyGoal))
+			errs = append(errs, late{fmt.Errorf("%s: the slots are %.1f %% busy, but for the seconds after a fault (want %.0f %%)", p.name, 100*judged, 100*fleetBusyGoal)})
 		}
 		_, disorderly := b.graces()
 		if most := percentile(overtaken(b.turns, p.without(disorderly)), 100); most >= b.analysis {
-			errs = append(errs, fmt.Errorf("%s: a capsule waited for %v after a later one at another gateway had its turn (want less than %v)", p.name, most, b.analysis))
+			errs = append(errs, late{fmt.Errorf("%s: a capsule waited for %v after a later one at another gateway had its turn (want less than %v)", p.name, most, b.analysis)})
 		}
 	}
 	return errors.Join(errs...)

@@ -13,8 +13,8 @@
 // Each has --help.
 //
 // The gateway is a process of its own, and only that is measured: the clients, the stand-in for Oz and the app run in bench. A run
-// in which anything went wrong ends with an error and without figures. Replay, soak and fleet take place once more where the machine
-// stood still meanwhile.
+// in which anything went wrong ends with an error and without figures. Replay and fleet take place once more where something came too
+// late on a machine that stood still meanwhile.
 package main
 
 import (

@@ -390,17 +390,16 @@ func (r replayCounts) judge(capsules int, killed bool) error {
 	if r.twice > 0 {
 		errs = append(errs, fmt.Errorf("%d capsules counted twice", r.twice))
 	}
-	if len(r.other) > 0 {
-		errs = append(errs, fmt.Errorf("%d answers were neither accepted nor refused", len(r.other)))
-	}
-	if r.accepted+r.decided != capsules || !killed && r.decided > 0 {
+	switch {
+	case len(r.other) > 0: // the store was late, and what it didn't answer is in none of the other counts
+		errs = append(errs, late{fmt.Errorf("%d answers were neither accepted nor refused", len(r.other))})
+	case r.accepted+r.decided != capsules || !killed && r.decided > 0:
 		errs = append(errs, fmt.Errorf("%d of %d capsules were accepted", r.accepted, capsules))
-	}
-	if !killed && r.refused != capsules {
+	case !killed && r.refused != capsules:
 		errs = append(errs, fmt.Errorf("%d of %d were refused", r.refused, capsules))
 	}
 	if r.longest > claimLife+blockedSlack {
-		errs = append(errs, fmt.Errorf("a client was blocked for %v (want at most %v)", r.longest, claimLife))
+		errs = append(errs, late{fmt.Errorf("a client was blocked for %v (want at most %v)", r.longest, claimLife)})
 	}
 	return errors.Join(errs...)
 }

@@ -45,10 +45,6 @@ func (s *soakRun) check() error {
 }
 
 func (s *soakRun) measure(ctx context.Context, stdout io.Writer) error {
-	return steadily(ctx, stdout, watchMachine, func() error { return s.once(ctx, stdout) })
-}
-
-func (s *soakRun) once(ctx context.Context, stdout io.Writer) error {
 	e, err := newSoakEnv(ctx, s.binary, s.dir)
 	if err != nil {
 		return err

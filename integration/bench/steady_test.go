@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-// A drill that fails is tried again where the machine stood still, and nowhere else.
+// A drill that is late is tried again where the machine stood still, and nowhere else.
 func TestSteadily(t *testing.T) {
-	failure := errors.New("a capsule is lost")
+	lost := errors.New("a capsule is lost")
+	failure := errors.Join(late{errors.New("slots were idle")}, errors.Join(late{errors.New("a capsule was overtaken")}))
+	worse := errors.Join(failure, lost)
 	for name, test := range map[string]struct {
 		ends  []error         // of each run
 		still []time.Duration // in each run
@@ -20,6 +22,8 @@ func TestSteadily(t *testing.T) {
 		"holds though it stood still":      {[]error{nil}, []time.Duration{stillness}, nil},
 		"holds once it didn't":             {[]error{failure, nil}, []time.Duration{stillness, 0}, nil},
 		"fails, though it didn't any more": {[]error{failure, failure}, []time.Duration{stillness, 0}, failure},
+		"loses a capsule":                  {[]error{lost}, []time.Duration{time.Second}, lost},
+		"loses a capsule, and is late":     {[]error{worse}, []time.Duration{time.Second}, worse},
 		"stands still each time":           {[]error{failure, failure}, []time.Duration{time.Second, time.Second}, failure},
 	} {
 		var out strings.Builder
