@@ -240,6 +240,7 @@ func TestBrowserDecidesSoon(t *testing.T) {
 	t.Parallel()
 	root, _ := documents(t)
 	x := startXcaddyRun(t, root)
+	t.Cleanup(func() { x.stop(t) }) // when the tabs are closed: their pages ask the demo now and then
 	origin := x.here.Replace("http://localhost:8080")
 	chromium := startBrowser(t, fakeCamera)
 	took := newcomer + 1
@@ -258,5 +259,4 @@ func TestBrowserDecidesSoon(t *testing.T) {
 	if took > newcomer {
 		t.Errorf("that took %s, want at most %s", took, newcomer)
 	}
-	x.stop(t)
 }
