@@ -185,7 +185,7 @@ func (p *caddyProc) load(contentType, config string) error {
 	p.clientsMu.Lock()
 	defer p.clientsMu.Unlock()
 	for _, c := range p.clients {
-		c.CloseIdleConnections()
+		c.beginAnew()
 	}
 	return err
 }

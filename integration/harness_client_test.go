@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/quic-go/quic-go"
@@ -21,6 +22,8 @@ type client struct {
 	*http.Client
 	URL   string // of the site, without a slash at the end
 	proto string
+
+	inUse sync.RWMutex // read-locked by requests
 }
 
 // answer is a whole answer.
@@ -96,6 +99,8 @@ func (c *client) do(t testing.TB, req *http.Request) answer {
 
 // try is do for requests that may fail.
 func (c *client) try(req *http.Request) (answer, error) {
+	c.inUse.RLock()
+	defer c.inUse.RUnlock()
 	resp, err := c.Do(req)
 	if err != nil {
 		return answer{}, err
@@ -103,6 +108,15 @@ func (c *client) try(req *http.Request) (answer, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	return answer{resp.StatusCode, resp.Header, body, resp.Trailer}, err
+}
+
+// beginAnew closes connections, unless a request is in progress. The transport of HTTP/3 takes one for idle as soon as it has the head of
+// an answer, and closes it in the middle of the content.
+func (c *client) beginAnew() {
+	if c.inUse.TryLock() {
+		c.CloseIdleConnections()
+		c.inUse.Unlock()
+	}
 }
 
 // get asks for a path.
